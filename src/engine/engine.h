@@ -1,0 +1,132 @@
+/*
+ * What every engine offers a machine, and what a machine offers its engine. An engine never sees a device,
+ * a device never sees an engine; they meet here.
+ *
+ * Threads: each vCPU is run by one thread of its own (the thread that calls vcpu_run). The functions marked
+ * [any] may be called from every thread; all others only from the vCPU's thread or while it does not run.
+ */
+#ifndef NESTOR_ENGINE_ENGINE_H
+#define NESTOR_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/address.h"
+#include "util/guest_memory.h"
+
+struct engine_vm;
+struct engine_vcpu;
+struct vcpu_state;
+struct cpu_model; /* engine/cpu_model.h: what CPUID and the capability MSRs announce */
+
+enum engine_clock { ENGINE_CLOCK_REAL, ENGINE_CLOCK_DETERMINISTIC };
+
+/* Trace categories, a bit mask (--trace). */
+enum {
+	ENGINE_TRACE_VMX = 1 << 0,       /* VM entries and exits, in words */
+	ENGINE_TRACE_EXCEPTION = 1 << 1, /* exceptions and interrupts delivered */
+	ENGINE_TRACE_BLOCK = 1 << 2,     /* every block entered */
+	ENGINE_TRACE_MSR = 1 << 3,       /* RDMSR and WRMSR */
+	ENGINE_TRACE_IO = 1 << 4,        /* port and MMIO accesses that reach the machine */
+};
+
+/*
+ * The machine's side. Called on a vCPU's thread with no lock held; the machine takes its own lock.
+ * The engine has put every guest register away before it calls, so these may use any CPU state.
+ */
+struct engine_host {
+	void *context; /* borrowed; first argument of every function below */
+	const struct guest_memory *memory;
+
+	/* Port I/O. size: 1, 2 or 4 bytes. An unclaimed port reads as all ones. */
+	uint32_t (*pio_read)(void *context, uint16_t port, unsigned size);
+	void (*pio_write)(void *context, uint16_t port, unsigned size, uint32_t value);
+
+	/* An access outside RAM. size: 1, 2, 4 or 8 bytes. Unclaimed addresses read as all ones. */
+	uint64_t (*mmio_read)(void *context, gpa_t gpa, unsigned size);
+	void (*mmio_write)(void *context, gpa_t gpa, unsigned size, uint64_t value);
+
+	/* Interrupt acknowledge to the 8259 pair: its vector, or -1 when it withdrew the request. */
+	int (*interrupt_acknowledge)(void *context);
+
+	/* A local APIC sent EOI for a level-triggered vector; broadcast to the I/O APICs. */
+	void (*eoi)(void *context, uint8_t vector);
+
+	/*
+	 * Arms this vCPU's one-shot timer: at deadline_ns of the machine's clock the machine calls the engine's
+	 * vcpu_timer_expired from any thread. UINT64_MAX disarms. Re-arming replaces. [any]
+	 */
+	void (*timer_arm)(void *context, unsigned vcpu_index, uint64_t deadline_ns);
+
+	/* The machine's clock in nanoseconds since the VM started. [any] */
+	uint64_t (*clock_ns)(void *context);
+};
+
+struct engine_config {
+	const struct engine_host *host;    /* borrowed for the VM's life */
+	const struct cpu_model *cpu_model; /* borrowed for the VM's life */
+	enum engine_clock clock;
+	unsigned trace;      /* ENGINE_TRACE_* */
+	unsigned cpu_count;
+	unsigned tune_off;   /* ENGINE_TUNE_* switched off, for bisecting a wrong result */
+};
+
+enum {
+	ENGINE_TUNE_CHAIN = 1 << 0,      /* direct block chaining */
+	ENGINE_TUNE_JUMP_CACHE = 1 << 1, /* inline lookup of indirect branches */
+	ENGINE_TUNE_FAST_TLB = 1 << 2,   /* inline TLB lookup; off: every access through C */
+};
+
+/* Why vcpu_run returned. */
+enum engine_exit {
+	ENGINE_EXIT_KICKED,   /* vcpu_kick was called; run again when convenient */
+	ENGINE_EXIT_SHUTDOWN, /* triple fault: the machine resets or stops */
+	ENGINE_EXIT_ERROR,    /* the engine failed; error_text() says why */
+};
+
+/* How a vCPU starts, before its first vcpu_run. */
+struct vcpu_start;
+
+struct engine_ops {
+	const char *name; /* "soft", "kvm" */
+
+	/* Creates a VM. Returns 0, or a negative errno with error_text(). *vm is owned by the caller. */
+	int (*vm_create)(struct engine_vm **vm, const struct engine_config *config);
+	void (*vm_destroy)(struct engine_vm *vm);
+
+	/* Creates vCPU number `index` (its initial APIC ID) in the state after reset. Owned by the VM. */
+	int (*vcpu_create)(struct engine_vm *vm, unsigned index, struct engine_vcpu **vcpu);
+
+	/* Runs guest code until there is a reason to return; HLT waits inside. */
+	enum engine_exit (*vcpu_run)(struct engine_vcpu *vcpu);
+
+	/* Makes vcpu_run return ENGINE_EXIT_KICKED soon. [any] */
+	void (*vcpu_kick)(struct engine_vcpu *vcpu);
+
+	/* Copies the architectural state out of, or into, a vCPU that does not run. */
+	int (*vcpu_get_state)(struct engine_vcpu *vcpu, struct vcpu_state *state);
+	int (*vcpu_set_state)(struct engine_vcpu *vcpu, const struct vcpu_state *state);
+
+	/* Back to the state after power-up reset. */
+	void (*vcpu_reset)(struct engine_vcpu *vcpu);
+
+	/*
+	 * Delivers one interrupt message, in the format of a message-signalled interrupt: address 0xFEExxxxx
+	 * (SDM, Message Address Register Format) and data (Message Data Register Format). [any]
+	 */
+	void (*deliver_msi)(struct engine_vm *vm, uint64_t address, uint32_t data);
+
+	/* The 8259 pair's INTR line, wired to LINT0 of vCPU 0. [any] */
+	void (*set_extint)(struct engine_vm *vm, bool asserted);
+
+	/* NMI to vCPU `index`. [any] */
+	void (*inject_nmi)(struct engine_vm *vm, unsigned index);
+
+	/* The deadline given to timer_arm has passed. [any] */
+	void (*vcpu_timer_expired)(struct engine_vcpu *vcpu);
+};
+
+extern const struct engine_ops engine_soft;
+extern const struct engine_ops engine_kvm;
+
+#endif

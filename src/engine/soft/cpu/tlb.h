@@ -1,0 +1,139 @@
+/*
+ * The software TLB's layout. Translated code looks entries up inline, through gs, so the layout is an ABI
+ * between this folder and bt/.
+ *
+ * A vCPU has several *contexts*, one per address space that it has recently run: (VMX root or non-root,
+ * EPTP, VPID, PCID). Each context is one contiguous region of host memory: first an alias (second mapping of
+ * the same pages) of struct cpu, then struct tlb_tables. The host's gs base points to the current context's
+ * region, so that changing address spaces changes one register and flushes nothing, and translated code
+ * reaches both struct cpu and the tables with constant displacements.
+ *
+ * An entry caches guest-linear page -> host page for one kind of access. With `ea` a guest-linear address and
+ * an access of `size` bytes, (ea ^ page) <= 4096 - size exactly when the entry matches and the access stays
+ * within the page; then the host address is ea + addend. Entries whose slot is empty hold a page number that
+ * belongs to another slot (tlb_entry_empty), so they never match. Only canonical pages of ordinary RAM are
+ * ever entered: MMIO, pages that hold translated code (for writes), watched pages and APIC-access pages are
+ * never entered, and so always take the slow path.
+ */
+#ifndef NESTOR_CPU_TLB_H
+#define NESTOR_CPU_TLB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "util/address.h"
+
+struct cpu;
+
+#define TLB_SLOTS        4096
+#define JUMP_CACHE_SLOTS 4096
+#define FETCH_SLOTS      256
+#define CPU_AREA_SIZE    (64 * 1024) /* bytes of struct cpu's alias at the start of each region */
+#define TLB_CONTEXTS     16
+
+/* Selected at translation time by CPL, and for supervisor code by EFLAGS.AC under CR4.SMAP. */
+enum tlb_class {
+	TLB_USER,     /* CPL 3 */
+	TLB_SUPER,    /* CPL 0-2; under CR4.SMAP with AC = 0 */
+	TLB_SUPER_AC, /* CPL 0-2 under CR4.SMAP with AC = 1 */
+	TLB_CLASSES
+};
+
+struct tlb_entry {
+	uint64_t page;   /* guest-linear address of the page */
+	uint64_t addend; /* host address minus guest-linear address */
+};
+
+/* Guest-linear -> guest-physical (L1's) for instruction fetch. Used from C only. */
+struct fetch_entry {
+	uint64_t page;  /* guest-linear page | 1 where valid */
+	uint64_t gpa;   /* guest-physical page, in the machine's memory map */
+	uint8_t *host;  /* host address of the page's first byte */
+	uint64_t global;
+};
+
+/* Filled and read by bt/ only; cpu/ empties it when a fetch mapping may have changed. */
+struct jump_entry {
+	uint64_t rip;  /* guest-linear; all ones where empty */
+	void *code;
+};
+
+struct tlb_tables {
+	struct tlb_entry read[TLB_CLASSES][TLB_SLOTS];
+	struct tlb_entry write[TLB_CLASSES][TLB_SLOTS];
+	struct jump_entry jump[TLB_CLASSES][JUMP_CACHE_SLOTS];
+	struct fetch_entry fetch[TLB_CLASSES][FETCH_SLOTS];
+};
+
+struct tlb_region {
+	uint8_t cpu_area[CPU_AREA_SIZE];
+	struct tlb_tables tables;
+};
+
+static inline unsigned tlb_slot(uint64_t gla)
+{
+	return (gla >> PAGE_SHIFT) & (TLB_SLOTS - 1);
+}
+
+/* What an empty slot holds: a page of another slot. */
+static inline uint64_t tlb_entry_empty(unsigned slot)
+{
+	return slot == 0 ? PAGE_SIZE : 0;
+}
+
+enum mem_access {
+	ACCESS_READ = 0,
+	ACCESS_WRITE = 1,  /* read-modify-write counts as a write */
+	ACCESS_FETCH = 2,
+};
+
+/*
+ * Translates gla for an access of kind `access` (READ or WRITE) by code of class `class`, walking the guest's
+ * tables (and EPT) on a miss, setting accessed and dirty bits, and entering the result into the current
+ * context where it may be cached. The access must not cross a page.
+ * Returns the host address of the byte, or NULL where the access is permitted but cannot go straight to host
+ * memory (MMIO, ROM write, write to a granule that holds translated code, watchpoint, APIC-access page): then
+ * *gpa tells the guest-physical address and the caller uses memory.h's slow functions.
+ * Does not return where the access faults: the #PF (or VM exit) is raised at cpu->rip.
+ */
+void *tlb_access(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access access, enum tlb_class class,
+		 gpa_t *gpa);
+
+/*
+ * Translates the page of an instruction fetch at gla by the current CPL. Returns a pointer to the entry, valid until the
+ * next call. *host in the entry is NULL where the page is not RAM or ROM. Raises the fault otherwise.
+ */
+const struct fetch_entry *tlb_fetch(struct cpu *cpu, gla_t gla);
+
+/*
+ * Host-visible set-up. Allocates the regions and the memory of struct cpu itself; returns struct cpu's
+ * canonical mapping, zeroed, or NULL with error_text().
+ */
+struct cpu *tlb_cpu_create(void);
+void tlb_cpu_destroy(struct cpu *cpu);
+
+/*
+ * Makes the context for the vCPU's present (root/non-root, EPTP, VPID, PCID) current: finds it or takes the
+ * least recently used one. Updates cpu->region. Called after every change of those; cheap when unchanged.
+ */
+void tlb_select_context(struct cpu *cpu);
+
+/* Every translation of every context (CR0.PG, CR0.WP, CR4.PAE/PSE/PGE/PCIDE/SMEP/SMAP, EFER.NXE … changes). */
+void tlb_flush_all(struct cpu *cpu);
+/* The current context; keep_global as for MOV to CR3 with CR4.PGE = 1. */
+void tlb_flush_current(struct cpu *cpu, bool keep_global);
+/* INVLPG: gla's page, global or not, in the current PCID and, where global, in all PCIDs of this VPID. */
+void tlb_flush_page(struct cpu *cpu, gla_t gla);
+/* INVPCID types 0-3 (SDM, INVPCID). */
+void tlb_flush_pcid(struct cpu *cpu, unsigned type, uint16_t pcid, gla_t gla);
+/* INVVPID and the implicit flush of VPID 0: linear and combined mappings. type as INVVPID's. */
+void tlb_flush_vpid(struct cpu *cpu, unsigned type, uint16_t vpid, gla_t gla);
+/* INVEPT: type 1 by EPTP[51:12], type 2 all. */
+void tlb_flush_ept(struct cpu *cpu, unsigned type, uint64_t eptp);
+/* Revokes every write entry for the guest-physical page, in every context (the page now holds code). */
+void tlb_revoke_write(struct cpu *cpu, gpa_t page);
+/* Empties the jump caches of all contexts, or the current one only. */
+void tlb_flush_jumps(struct cpu *cpu, bool all_contexts);
+
+#endif
