@@ -60,6 +60,15 @@ struct engine_host {
 
 	/* The machine's clock in nanoseconds since the VM started. [any] */
 	uint64_t (*clock_ns)(void *context);
+
+	/*
+	 * Deterministic clock only, where the vCPU moves time: clock_advance says that it is now now_ns and runs
+	 * the device and vCPU timers that are due (it may call vcpu_timer_expired, deliver_msi, set_extint). The
+	 * engine calls it at its budget's end, before each access to a device, and to skip idle time.
+	 * next_deadline: when the earliest timer is due, UINT64_MAX for none.
+	 */
+	void (*clock_advance)(void *context, uint64_t now_ns);
+	uint64_t (*next_deadline)(void *context);
 };
 
 struct engine_config {

@@ -1,0 +1,51 @@
+/* What describes a VM: plain data, filled by config/ (or a test), read by machine/ and boot/. */
+#ifndef NESTOR_MACHINE_MACHINE_CONFIG_H
+#define NESTOR_MACHINE_MACHINE_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/cpu_model.h"
+#include "engine/engine.h"
+
+enum machine_engine { MACHINE_ENGINE_AUTO, MACHINE_ENGINE_SOFT, MACHINE_ENGINE_KVM };
+
+/* How the kernel file is put into memory. */
+enum machine_boot {
+	MACHINE_BOOT_AUTO,  /* by the file: bzImage with its payload unpacked by the host, PVH, Multiboot */
+	MACHINE_BOOT_SETUP, /* bzImage: run the guest's own decompressor */
+};
+
+/* What a guest reset (CF9h, i8042, ACPI, triple fault) does. */
+enum machine_on_reset {
+	MACHINE_ON_RESET_STOP,    /* stop, status 0 (a triple fault: 1) */
+	MACHINE_ON_RESET_RESTART, /* reset the devices, run the loader again, start over */
+};
+
+#define MACHINE_SERIAL_PORTS 2
+#define MACHINE_BOOT_MODULES 16
+
+/* All strings are borrowed and must live as long as the machine. */
+struct machine_config {
+	uint64_t memory_size; /* bytes, a multiple of 4 KiB, at least 1 MiB */
+	unsigned cpu_count;   /* 1-64 */
+	enum machine_engine engine;
+	struct cpu_model_request cpu;
+	enum engine_clock clock;
+	int64_t rtc_start;    /* RTC at start, seconds since 1970 UTC; INT64_MIN: the host's (deterministic: 2026-01-01) */
+	unsigned trace;       /* ENGINE_TRACE_* */
+	unsigned tune_off;    /* ENGINE_TUNE_* */
+	enum machine_on_reset on_reset;
+
+	/* Host side of COM1 and COM2: "stdio", "file:PATH", "pty", "unix:PATH", "null"; NULL: no such port. */
+	const char *serial[MACHINE_SERIAL_PORTS];
+
+	/* boot/ */
+	enum machine_boot boot;
+	const char *kernel, *initrd, *append; /* NULL: none */
+	const char *firmware;                 /* a ROM image instead of direct boot, or NULL */
+	const char *module[MACHINE_BOOT_MODULES]; /* Multiboot: "PATH arguments" */
+	unsigned module_count;
+};
+
+#endif
