@@ -103,6 +103,7 @@ struct event {
 	uint32_t error;
 	uint8_t insn_length; /* of a software event: return address = rip + insn_length */
 	uint64_t payload;    /* #PF: the new CR2. #DB: bits to set in DR6 */
+	bool injected;       /* by VM entry: interception does not apply to it (to faults met on its way, it does) */
 };
 
 enum activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_SIPI };
@@ -208,6 +209,13 @@ struct cpu {
 	bool nested_paging;            /* EPT or NPT is on */
 	uint64_t eptp;                 /* tag of combined mappings: EPTP[51:12], 0 without EPT */
 	uint16_t vpid;                 /* tag of linear mappings: 0 in root operation and without VPID */
+	bool monitor_trap;             /* MTF: MODE_STEP, and cpu_poll_events after each instruction */
+	uint64_t apic_access_page;     /* L1-physical page whose accesses go through virt->apic_access, also without
+					* nested paging; never entered into the TLB. 0: none */
+	uint64_t virt_deadline_ns;     /* VMX-preemption timer's deadline, 0: none. cpu_host_timer_arm arms the earlier
+					* of this and its argument; ASYNC_TIMER may therefore come early for the APIC */
+	uint64_t apic_deadline_ns;     /* the argument of the last cpu_host_timer_arm: pass it again after changing
+					* virt_deadline_ns */
 
 	/* ---- owned by other files ---- */
 	struct apic *apic;

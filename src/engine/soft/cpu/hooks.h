@@ -89,6 +89,8 @@ struct virt_hooks {
 	void (*poll_timer)(struct cpu *cpu);  /* VMX-preemption timer; below debug traps, above NMI window */
 	void (*poll_nmi_window)(struct cpu *cpu);
 	void (*poll_interrupt_window)(struct cpu *cpu);
+	/* True where one of the poll_ functions would leave now: cpu_has_wakeup asks while the vCPU is halted. */
+	bool (*wakeup)(struct cpu *cpu);
 
 	/*
 	 * Second-level translation. Returns true and fills *mapping, or leaves with the EPT violation or
