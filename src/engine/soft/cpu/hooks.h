@@ -99,6 +99,9 @@ struct virt_hooks {
 	void (*translate)(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *access,
 			  struct nested_mapping *mapping);
 
+	/* The same for mem_probe: no A/D updates, never leaves; false where not mapped. May be NULL. */
+	bool (*probe)(struct cpu *cpu, gpa_t l2_gpa, gpa_t *l1_gpa);
+
 	/* An access to a page whose mapping said apic_access. May leave, or emulates it (virtual TPR …):
 	 * returns true when emulated (value read or written through *value). */
 	bool (*apic_access)(struct cpu *cpu, gpa_t l2_gpa, unsigned size, enum mem_access access, uint64_t *value);

@@ -136,4 +136,15 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page);
 /* Empties the jump caches of all contexts, or the current one only. */
 void tlb_flush_jumps(struct cpu *cpu, bool all_contexts);
 
+/*
+ * For cpu_update_mode, after cpu->mode took its new value: empties the current context's jump cache of the
+ * present class where it was filled under another mode key. So a change to and fro between two classes (system
+ * calls) or two contexts (VM entry and exit) empties nothing. Relies on bt/ filling jump[class] only after a
+ * tlb_fetch under the same mode.
+ */
+void tlb_jump_mode(struct cpu *cpu);
+
+/* After a change of DR0-DR3 or DR7: removes pages that are now watched from every context. */
+void tlb_watch_changed(struct cpu *cpu);
+
 #endif
