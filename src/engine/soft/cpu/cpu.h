@@ -209,6 +209,9 @@ struct cpu {
 	bool nested_paging;            /* EPT or NPT is on */
 	uint64_t eptp;                 /* tag of combined mappings: EPTP[51:12], 0 without EPT */
 	uint16_t vpid;                 /* tag of linear mappings: 0 in root operation and without VPID */
+	uint64_t cr0_must_set, cr4_must_set; /* fixed bits of VMX operation, 0 outside: MOV CR, LMSW and CLTS that would
+					* clear one raise #GP(0) (in non-root operation virt->write_cr decides) */
+	bool init_blocked;             /* VMX root operation: INIT stays pending */
 	bool monitor_trap;             /* MTF: MODE_STEP, and cpu_poll_events after each instruction */
 	uint64_t apic_access_page;     /* L1-physical page whose accesses go through virt->apic_access, also without
 					* nested paging; never entered into the TLB. 0: none */
