@@ -86,7 +86,6 @@ struct vmcs {
 	uint32_t dirty_checks;  /* groups changed since the entry checks last passed; entry_checks*.c clears them */
 	uint32_t dirty_runtime; /* the same for VM entry's own caches; VM entry clears them */
 	uint32_t launch_state;  /* enum vmcs_launch_state */
-	uint32_t abort;         /* VMX-abort indicator */
 	gpa_t gpa;              /* of the region; VMCS_NO_POINTER: this cache slot is free */
 	uint64_t used;          /* for LRU */
 	bool shadow;            /* the shadow-VMCS indicator was set at VMPTRLD */
@@ -111,6 +110,7 @@ struct vmx_rule;
 /* One vCPU's VMX state. Belongs to the vCPU's thread. */
 struct vmx {
 	struct vmcs *current;  /* the current VMCS, in the cache, or NULL where the pointer is FFFFFFFF_FFFFFFFFH */
+	struct vmcs *shadow;   /* VMCS shadowing: a cached VMCS that non-root accesses went to last, or NULL */
 	bool in_vmx_operation;
 	bool in_nonroot;       /* set by VM entry, cleared by VM exit; cpu->virt follows it */
 	gpa_t vmxon;           /* the VMXON region; VMCS_NO_POINTER outside VMX operation */
@@ -200,6 +200,9 @@ void vmcs_write_abort(struct cpu *cpu, struct vmcs *vmcs, uint32_t indicator);
 /* ---- capabilities.c ---- */
 void vmx_capabilities_make(struct vmx_capabilities *cap, const struct cpu_model *model);
 
+/* True where some announced control lets the field exist. */
+bool vmx_field_supported(const struct vmx_capabilities *cap, enum vmcs_field field);
+
 /* ---- instructions.c ---- */
 
 /* SDM, Conventions of VMX instructions: sets RFLAGS, and the VM-instruction error field of the current VMCS. */
@@ -211,12 +214,6 @@ void vmx_fail(struct cpu *cpu, enum vm_instruction_error error);
 
 /* Leaves VMX operation without writing anything back (reset). */
 void vmx_leave_operation(struct cpu *cpu);
-
-/* The bits of the VM-exit instruction-information field that describe a memory operand, or its register form
- * (SDM, Basic VM-Exit Information: bits 10:0, 17:15, 27:18). */
-uint32_t vmx_operand_information(const struct insn *insn);
-/* The displacement of the memory operand as an exit qualification has it (RIP-relative: resolved). */
-uint64_t vmx_operand_displacement(const struct cpu *cpu, const struct insn *insn);
 
 /* ---- entry_checks.c, entry_checks_guest.c ---- */
 
@@ -250,21 +247,5 @@ const struct vmx_rule *vmx_rule_at(unsigned i);
 
 /* Writes the rule's section, its sentence and the values of its fields to the trace stream. */
 void vmx_explain_rule(struct cpu *cpu, const struct vmcs *vmcs, const struct vmx_rule *rule);
-
-/* ---- VM entry and exit (vm_entry.c, vm_exit.c) ---- */
-
-/*
- * VMLAUNCH and VMRESUME after their instruction-level checks (operation, CPL, current VMCS, MOV SS blocking,
- * launch state): checks, loads and enters. cpu->next_rip follows the instruction. Where the entry fails before
- * loading it sets the flags and continues behind the instruction.
- */
-_Noreturn void vmx_enter(struct cpu *cpu, bool launch);
-
-/* VM exit that no instruction causes. */
-_Noreturn void vmx_exit(struct cpu *cpu, uint32_t reason, uint64_t qualification);
-
-/* VM exit of the instruction at cpu->rip (its length is next_rip - rip), before it has any effect.
- * information: the VM-exit instruction-information field, 0 where undefined. */
-_Noreturn void vmx_exit_instruction(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t information);
 
 #endif
