@@ -206,6 +206,7 @@ struct cpu {
 	/* ---- virtualization ---- */
 	const struct virt_hooks *virt; /* non-NULL exactly in VMX non-root operation (SVM guest mode) */
 	struct vmx *vmx;               /* owned by vmx/; NULL where the model has no VMX */
+	bool vmx_operation;            /* between VMXON and VMXOFF: INIT is blocked in root operation. Set by vmx/ */
 	bool nested_paging;            /* EPT or NPT is on */
 	uint64_t eptp;                 /* tag of combined mappings: EPTP[51:12], 0 without EPT */
 	uint16_t vpid;                 /* tag of linear mappings: 0 in root operation and without VPID */
@@ -294,6 +295,8 @@ static inline void cpu_poll_soon(struct cpu *cpu)
 _Noreturn void cpu_raise(struct cpu *cpu, enum vector vector);
 _Noreturn void cpu_raise_error(struct cpu *cpu, enum vector vector, uint32_t error);
 _Noreturn void cpu_raise_page_fault(struct cpu *cpu, gla_t address, uint32_t error);
+/* #DB as a fault (instruction breakpoint, general detect); dr6: the bits that DR6 gets when it is delivered. */
+_Noreturn void cpu_raise_debug(struct cpu *cpu, uint64_t dr6);
 
 /*
  * Delivers cpu->event: through cpu->virt->event (which may leave), then the IVT or IDT of the present mode.
