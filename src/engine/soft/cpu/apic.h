@@ -21,6 +21,9 @@ int apic_pending_vector(struct cpu *cpu);
 /* Moves it to in-service (or acknowledges the 8259) and returns it; -1 where it vanished. */
 int apic_acknowledge(struct cpu *cpu);
 
+/* The TSC was written or adjusted: the deadline in IA32_TSC_DEADLINE now falls at another time. */
+void apic_tsc_changed(struct cpu *cpu);
+
 /* TPR as CR8 (bits 7:4 of TPR). */
 uint64_t apic_cr8(const struct cpu *cpu);
 void apic_set_cr8(struct cpu *cpu, uint64_t value);

@@ -237,6 +237,9 @@ struct cpu {
 	unsigned trace;
 	unsigned tune_off;
 	int64_t tsc_offset; /* real clock: added to the host's TSC */
+	uint64_t tsc_ratio; /* real clock: guest ticks per host tick, 48 fractional bits; 0: one to one (time.c) */
+	uint64_t clock_anchor_ticks, clock_anchor_ns; /* real clock: a pair of time_ticks and machine-clock time */
+	uint64_t random_state; /* deterministic clock: what RDRAND and RDSEED draw from */
 
 	uint8_t fpu_area[FPU_AREA_SIZE] __attribute__((aligned(64)));
 };

@@ -61,6 +61,9 @@ struct virt_hooks {
 	 * MOV to CRn / LMSW / CLTS in non-root operation: may leave; returns the value that the register takes
 	 * (bits owned by the host keep their real value). cr: 0, 3, 4, 8.
 	 * access: 0 MOV, 2 CLTS, 3 LMSW; insn gives the GPR or memory operand.
+	 * value: for LMSW the 16-bit source operand, for CLTS 0; the result is the whole register all the same.
+	 * control.c has checked privilege before, and checks the result's legality after. For CR8 under TPR
+	 * shadow the hook keeps the value itself and returns apic_cr8().
 	 */
 	uint64_t (*write_cr)(struct cpu *cpu, unsigned cr, unsigned access, uint64_t value, const struct insn *insn);
 	/* MOV from CRn / SMSW: may leave; returns what the guest sees (read shadows). */
