@@ -1,0 +1,388 @@
+#include "config/options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/error.h"
+
+#define MEMORY_MIN (1ull << 20)
+#define MEMORY_MAX (1ull << 40)
+#define CPUS_MAX   64
+
+enum option_code {
+	OPTION_KERNEL = 256, OPTION_INITRD, OPTION_APPEND, OPTION_MODULE, OPTION_FIRMWARE, OPTION_BOOT, OPTION_MEMORY,
+	OPTION_CPUS, OPTION_CPU, OPTION_NESTED, OPTION_VMX_FIRMWARE, OPTION_HYPERVISOR_LEAF, OPTION_ENGINE,
+	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE_OFF, OPTION_HELP,
+};
+
+static const struct option long_options[] = {
+	{"kernel", required_argument, NULL, OPTION_KERNEL},
+	{"initrd", required_argument, NULL, OPTION_INITRD},
+	{"append", required_argument, NULL, OPTION_APPEND},
+	{"module", required_argument, NULL, OPTION_MODULE},
+	{"firmware", required_argument, NULL, OPTION_FIRMWARE},
+	{"boot", required_argument, NULL, OPTION_BOOT},
+	{"memory", required_argument, NULL, OPTION_MEMORY},
+	{"cpus", required_argument, NULL, OPTION_CPUS},
+	{"cpu", required_argument, NULL, OPTION_CPU},
+	{"nested", required_argument, NULL, OPTION_NESTED},
+	{"vmx-firmware", required_argument, NULL, OPTION_VMX_FIRMWARE},
+	{"hypervisor-leaf", required_argument, NULL, OPTION_HYPERVISOR_LEAF},
+	{"engine", required_argument, NULL, OPTION_ENGINE},
+	{"serial", required_argument, NULL, OPTION_SERIAL},
+	{"clock", required_argument, NULL, OPTION_CLOCK},
+	{"tsc", required_argument, NULL, OPTION_TSC},
+	{"on-reset", required_argument, NULL, OPTION_ON_RESET},
+	{"trace", required_argument, NULL, OPTION_TRACE},
+	{"tune-off", required_argument, NULL, OPTION_TUNE_OFF},
+	{"help", no_argument, NULL, OPTION_HELP},
+	{NULL, 0, NULL, 0},
+};
+
+/* A word and what it stands for; the last row of a table has no word. */
+struct choice {
+	const char *word;
+	unsigned value;
+};
+
+static const struct choice boot_choices[] = {
+	{"auto", MACHINE_BOOT_AUTO}, {"setup", MACHINE_BOOT_SETUP}, {NULL, 0}};
+static const struct choice nested_choices[] = {{"vmx", true}, {"off", false}, {NULL, 0}};
+static const struct choice switch_choices[] = {{"on", true}, {"off", false}, {NULL, 0}};
+static const struct choice vmx_firmware_choices[] = {{"on", VMX_FIRMWARE_ON}, {"off", VMX_FIRMWARE_OFF},
+	{"unlocked", VMX_FIRMWARE_UNLOCKED}, {NULL, 0}};
+static const struct choice engine_choices[] = {{"auto", MACHINE_ENGINE_AUTO}, {"soft", MACHINE_ENGINE_SOFT},
+	{"kvm", MACHINE_ENGINE_KVM}, {NULL, 0}};
+static const struct choice clock_choices[] = {
+	{"real", ENGINE_CLOCK_REAL}, {"deterministic", ENGINE_CLOCK_DETERMINISTIC}, {NULL, 0}};
+static const struct choice reset_choices[] = {
+	{"stop", MACHINE_ON_RESET_STOP}, {"restart", MACHINE_ON_RESET_RESTART}, {NULL, 0}};
+static const struct choice trace_choices[] = {{"vmx", ENGINE_TRACE_VMX}, {"exception", ENGINE_TRACE_EXCEPTION},
+	{"block", ENGINE_TRACE_BLOCK}, {"msr", ENGINE_TRACE_MSR}, {"io", ENGINE_TRACE_IO}, {NULL, 0}};
+static const struct choice tune_choices[] = {{"chain", ENGINE_TUNE_CHAIN},
+	{"jump-cache", ENGINE_TUNE_JUMP_CACHE}, {"fast-tlb", ENGINE_TUNE_FAST_TLB}, {NULL, 0}};
+
+/* "a, b or c" of a table's words, for messages. */
+static const char *choices_text(const struct choice *table)
+{
+	static _Thread_local char text[128];
+	size_t length = 0;
+
+	text[0] = '\0';
+	for (const struct choice *row = table; row->word; row++) {
+		const char *between = row == table ? "" : row[1].word ? ", " : " or ";
+
+		for (const char *part[] = {between, row->word, NULL}, **p = part; *p; p++) {
+			size_t size = strlen(*p);
+
+			if (length + size < sizeof(text)) {
+				memcpy(text + length, *p, size + 1);
+				length += size;
+			}
+		}
+	}
+	return text;
+}
+
+static const struct choice *choice_find(const struct choice *table, const char *word, size_t length)
+{
+	for (; table->word; table++)
+		if (strlen(table->word) == length && !memcmp(table->word, word, length))
+			return table;
+	return NULL;
+}
+
+static int choice_of(const char *option, const struct choice *table, const char *word, unsigned *value)
+{
+	const struct choice *row = choice_find(table, word, strlen(word));
+
+	if (!row)
+		return error_set(EINVAL, "--%s %s: must be %s", option, word, choices_text(table));
+	*value = row->value;
+	return 0;
+}
+
+/* A comma-separated list of a table's words, or-ed into *mask. */
+static int choices_of(const char *option, const struct choice *table, const char *list, unsigned *mask)
+{
+	for (const char *word = list;;) {
+		size_t length = strcspn(word, ",");
+		const struct choice *row = choice_find(table, word, length);
+
+		if (!row)
+			return error_set(EINVAL, "--%s %s: '%.*s' is not known; a list of %s, separated by commas",
+					 option, list, (int)length, word, choices_text(table));
+		*mask |= row->value;
+		if (!word[length])
+			return 0;
+		word += length + 1;
+	}
+}
+
+/* A plain decimal number within [low, high]. */
+static int number_of(const char *option, const char *text, uint64_t low, uint64_t high, uint64_t *value)
+{
+	uint64_t number = 0;
+	const char *p = text;
+
+	for (; *p >= '0' && *p <= '9'; p++)
+		if (__builtin_mul_overflow(number, 10, &number) ||
+		    __builtin_add_overflow(number, (uint64_t)(*p - '0'), &number))
+			break;
+	if (p == text || *p || number < low || number > high)
+		return error_set(EINVAL, "--%s %s: must be a number from %llu to %llu", option, text,
+				 (unsigned long long)low, (unsigned long long)high);
+	*value = number;
+	return 0;
+}
+
+int options_size(const char *what, const char *text, uint64_t *bytes)
+{
+	static const char units[] = "KMGT";
+	uint64_t number = 0;
+	const char *p = text, *unit;
+	unsigned shift;
+
+	for (; *p >= '0' && *p <= '9'; p++)
+		if (__builtin_mul_overflow(number, 10, &number) ||
+		    __builtin_add_overflow(number, (uint64_t)(*p - '0'), &number))
+			return error_set(EINVAL, "%s %s: this number is too large", what, text);
+	if (p == text)
+		return error_set(EINVAL, "%s %s: must be a size such as 512M or 1G", what, text);
+	unit = *p ? strchr(units, *p & ~0x20) : NULL;
+	if (!unit)
+		return error_set(EINVAL, "%s %s: a size needs a unit K, M, G or T, such as 512M or 1G", what, text);
+	if (strcmp(p + 1, "") && strcmp(p + 1, "B") && strcmp(p + 1, "iB"))
+		return error_set(EINVAL, "%s %s: '%s' after the unit; must be a size such as 512M or 1G", what, text,
+				 p + 1);
+	shift = 10 * (unsigned)(unit - units + 1);
+	if (number > UINT64_MAX >> shift)
+		return error_set(EINVAL, "%s %s: this size is too large", what, text);
+	*bytes = number << shift;
+	return 0;
+}
+
+static int memory_of(const char *text, uint64_t *bytes)
+{
+	int result = options_size("--memory", text, bytes);
+
+	if (result)
+		return result;
+	if (*bytes < MEMORY_MIN || *bytes > MEMORY_MAX)
+		return error_set(EINVAL, "--memory %s: must be from 1M to 1T", text);
+	if (*bytes % 4096)
+		return error_set(EINVAL, "--memory %s: must be a multiple of 4K", text);
+	return 0;
+}
+
+/* "MODEL", "MODEL,+a,-b" or "+a,-b". The list's shape is checked here, its names by cpu_model_make. */
+static int cpu_of(const char *text, struct options *options)
+{
+	const char *changes = text;
+
+	if (*text != '+' && *text != '-') {
+		size_t length = strcspn(text, ",");
+
+		if (!length)
+			return error_set(EINVAL, "--cpu %s: names no model; see nestor cpu-models", text);
+		free(options->cpu_model);
+		options->cpu_model = strndup(text, length);
+		if (!options->cpu_model)
+			return error_set(ENOMEM, "out of memory");
+		changes = text[length] ? text + length + 1 : NULL;
+	}
+	for (const char *word = changes; word;) {
+		size_t length = strcspn(word, ",");
+
+		if (length < 2 || (*word != '+' && *word != '-'))
+			return error_set(EINVAL, "--cpu %s: '%.*s' must be +feature or -feature", text, (int)length,
+					 word);
+		word = word[length] ? word + length + 1 : NULL;
+	}
+	options->machine.cpu.model = options->cpu_model;
+	options->machine.cpu.changes = changes;
+	return 0;
+}
+
+static int serial_of(const char *text, struct machine_config *machine, unsigned *count)
+{
+	static const char *const kinds[] = {"stdio", "pty", "null", "file:", "unix:", NULL};
+	bool known = false;
+
+	for (const char *const *kind = kinds; *kind && !known; kind++) {
+		size_t length = strlen(*kind);
+
+		known = (*kind)[length - 1] == ':' ? !strncmp(text, *kind, length) && text[length]
+						   : !strcmp(text, *kind);
+	}
+	if (!known)
+		return error_set(EINVAL, "--serial %s: must be stdio, pty, null, file:PATH or unix:PATH", text);
+	if (*count == MACHINE_SERIAL_PORTS)
+		return error_set(EINVAL, "--serial %s: there are only %d serial ports", text, MACHINE_SERIAL_PORTS);
+	for (unsigned i = 0; i < *count; i++)
+		if (!strcmp(text, "stdio") && !strcmp(machine->serial[i], "stdio"))
+			return error_set(EINVAL, "--serial stdio: only one serial port can have the terminal");
+	machine->serial[(*count)++] = text;
+	return 0;
+}
+
+/* A file name is checked no further than this; who opens it says what is wrong with the file. */
+static int path_of(const char *option, const char *text, const char **path)
+{
+	if (!*text)
+		return error_set(EINVAL, "--%s: the file name is empty", option);
+	if (*path)
+		return error_set(EINVAL, "--%s %s: given twice", option, text);
+	*path = text;
+	return 0;
+}
+
+static int apply(struct options *options, int code, const char *value, unsigned *serial_count)
+{
+	struct machine_config *machine = &options->machine;
+	uint64_t number = 0;
+	unsigned choice = 0;
+	int result;
+
+	switch (code) {
+	case OPTION_KERNEL:
+		return path_of("kernel", value, &machine->kernel);
+	case OPTION_INITRD:
+		return path_of("initrd", value, &machine->initrd);
+	case OPTION_FIRMWARE:
+		return path_of("firmware", value, &machine->firmware);
+	case OPTION_APPEND:
+		if (machine->append)
+			return error_set(EINVAL, "--append: given twice; write one string");
+		machine->append = value;
+		return 0;
+	case OPTION_MODULE:
+		if (!*value || *value == ' ')
+			return error_set(EINVAL, "--module: must be \"FILE [ARGUMENTS]\"");
+		if (machine->module_count == MACHINE_BOOT_MODULES)
+			return error_set(EINVAL, "--module %s: at most %d modules", value, MACHINE_BOOT_MODULES);
+		machine->module[machine->module_count++] = value;
+		return 0;
+	case OPTION_BOOT:
+		result = choice_of("boot", boot_choices, value, &choice);
+		machine->boot = choice;
+		return result;
+	case OPTION_MEMORY:
+		return memory_of(value, &machine->memory_size);
+	case OPTION_CPUS:
+		result = number_of("cpus", value, 1, CPUS_MAX, &number);
+		machine->cpu_count = machine->cpu.cpu_count = (unsigned)number;
+		return result;
+	case OPTION_CPU:
+		return cpu_of(value, options);
+	case OPTION_NESTED:
+		result = choice_of("nested", nested_choices, value, &choice);
+		machine->cpu.nested_vmx = choice;
+		return result;
+	case OPTION_VMX_FIRMWARE:
+		result = choice_of("vmx-firmware", vmx_firmware_choices, value, &choice);
+		machine->cpu.vmx_firmware = choice;
+		return result;
+	case OPTION_HYPERVISOR_LEAF:
+		result = choice_of("hypervisor-leaf", switch_choices, value, &choice);
+		machine->cpu.hypervisor_leaf = choice;
+		return result;
+	case OPTION_ENGINE:
+		result = choice_of("engine", engine_choices, value, &choice);
+		machine->engine = choice;
+		return result;
+	case OPTION_SERIAL:
+		return serial_of(value, machine, serial_count);
+	case OPTION_CLOCK:
+		result = choice_of("clock", clock_choices, value, &choice);
+		machine->clock = choice;
+		return result;
+	case OPTION_TSC:
+		return number_of("tsc", value, 100000000, 10000000000, &machine->cpu.tsc_hz);
+	case OPTION_ON_RESET:
+		result = choice_of("on-reset", reset_choices, value, &choice);
+		machine->on_reset = choice;
+		return result;
+	case OPTION_TRACE:
+		return choices_of("trace", trace_choices, value, &machine->trace);
+	case OPTION_TUNE_OFF:
+		return choices_of("tune-off", tune_choices, value, &machine->tune_off);
+	default:
+		return error_set(EINVAL, "internal: option %d has no meaning", code);
+	}
+}
+
+/* What single options cannot know. */
+static int check_together(const struct machine_config *machine)
+{
+	if (!machine->kernel && !machine->firmware)
+		return error_set(EINVAL, "nothing to run: give --kernel FILE (see nestor run --help)");
+	if (machine->kernel && machine->firmware)
+		return error_set(EINVAL, "--kernel and --firmware exclude each other");
+	if (machine->firmware && (machine->initrd || machine->append || machine->module_count))
+		return error_set(EINVAL, "--initrd, --append and --module need --kernel");
+	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->engine == MACHINE_ENGINE_KVM)
+		return error_set(EINVAL, "--clock deterministic needs --engine soft: hardware does not count alike");
+	return 0;
+}
+
+int options_parse(struct options *options, int argc, char **argv)
+{
+	unsigned serial_count = 0;
+	int code, result;
+
+	*options = (struct options){
+		.machine = {
+			.memory_size = 1ull << 30,
+			.cpu_count = 1,
+			.engine = MACHINE_ENGINE_AUTO,
+			.cpu = {.nested_vmx = true, .vmx_firmware = VMX_FIRMWARE_ON, .hypervisor_leaf = true,
+				.cpu_count = 1},
+			.rtc_start = INT64_MIN,
+		},
+	};
+
+	optind = 0; /* glibc: start afresh, also after an earlier parse */
+	opterr = 0;
+	for (;;) {
+		int at = optind ? optind : 1;
+
+		code = getopt_long(argc, argv, "+:", long_options, NULL);
+		if (code == -1)
+			break;
+		if (code == OPTION_HELP) {
+			options->help = true;
+			return 0;
+		}
+		if (code == ':')
+			return error_set(EINVAL, "%s needs a value (see nestor run --help)", argv[optind - 1]);
+		if (code == '?') {
+			/* optopt: the code of an option that takes no value; else the word is at `at`. */
+			const char *word = argv[optind > at ? optind - 1 : at];
+
+			if (optopt >= OPTION_KERNEL)
+				return error_set(EINVAL, "%s: takes no value", word);
+			return error_set(EINVAL, "unknown or ambiguous option %s (see nestor run --help)", word);
+		}
+		result = apply(options, code, optarg, &serial_count);
+		if (result)
+			return result;
+	}
+	if (optind < argc)
+		return error_set(EINVAL, "%s: not an option; did you mean --kernel %s?", argv[optind], argv[optind]);
+	if (!serial_count)
+		options->machine.serial[0] = "stdio";
+	/* A deterministic run counts guest instructions, which only the software engine can. */
+	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC && options->machine.engine == MACHINE_ENGINE_AUTO)
+		options->machine.engine = MACHINE_ENGINE_SOFT;
+	return check_together(&options->machine);
+}
+
+void options_free(struct options *options)
+{
+	free(options->cpu_model);
+	options->cpu_model = NULL;
+	options->machine.cpu.model = NULL;
+}

@@ -1,0 +1,31 @@
+/* The options of `nestor run`: the command line in, one struct that describes a VM out. */
+#ifndef NESTOR_CONFIG_OPTIONS_H
+#define NESTOR_CONFIG_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "machine/machine_config.h"
+
+struct options {
+	struct machine_config machine; /* borrows argv's strings and the one below */
+	bool help;                     /* --help was given; nothing else was checked */
+	char *cpu_model;               /* owned: the MODEL of --cpu MODEL,+feature,… */
+};
+
+/*
+ * Fills *options from the words after "run". argv[0] is not looked at; argv must outlive *options.
+ * Features and files are only named here: whether they exist is found by who uses them.
+ *
+ * Returns 0, or -EINVAL or -ENOMEM with error_text(); the caller calls options_free in either case.
+ */
+int options_parse(struct options *options, int argc, char **argv);
+void options_free(struct options *options);
+
+/*
+ * A size with a unit: 64K, 512M, 1G, 2T (powers of 1024), also with a trailing "iB" or "B".
+ * Returns 0, or -EINVAL with error_text() that begins with `what`.
+ */
+int options_size(const char *what, const char *text, uint64_t *bytes);
+
+#endif
