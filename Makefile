@@ -1,0 +1,66 @@
+# Short names for what meson and the scripts do. `make help` lists them.
+PREFIX ?= /usr/local
+BUILD := build
+STATIC := build-static
+SANITIZED := build-sanitized
+
+compiler := gcc libc6-dev meson ninja-build pkg-config
+libraries := libzydis-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev liblzo2-dev
+build_packages := $(compiler) $(libraries)
+check_packages := $(build_packages) binutils libcmocka-dev qemu-system-x86
+bench_packages := $(build_packages) qemu-system-x86 bochs seabios vgabios grub-common grub-pc-bin xorriso mtools
+
+.PHONY: all demo check bench install clean help
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) nestor
+
+help:
+	@echo "make demo      build Nestor, then run an L1 with KVM and an L2 inside it"
+	@echo "make check     run all tests, in the ordinary and in the sanitized build"
+	@echo "make bench     measure Nestor beside QEMU TCG and Bochs on the same guest"
+	@echo "make install   install nestor and its man page below PREFIX ($(PREFIX))"
+	@echo "make clean     remove what was built (.cache, with Debian's kernel, stays)"
+
+# meson needs cmocka only to run the tests, and finds new test files when it is configured anew.
+define configure
+	@if [ -f $(1)/build.ninja ]; then meson setup --reconfigure $(1) >$(1)/setup.log; \
+	else mkdir -p $(1) && meson setup $(1) $(2) >$(1)/setup.log; fi || { tail -n 5 $(1)/setup.log; exit 1; }
+endef
+
+$(BUILD)/build.ninja:
+	@scripts/need $(build_packages)
+	$(call configure,$(BUILD),-Dprefix=$(PREFIX))
+
+demo:
+	@scripts/need $(build_packages)
+	$(call configure,$(BUILD),-Dprefix=$(PREFIX))
+	$(call configure,$(STATIC),-Dstatic=true)
+	@ninja --quiet -C $(BUILD) nestor
+	@ninja --quiet -C $(STATIC) nestor
+	@scripts/demo $(BUILD)/nestor $(STATIC)/nestor
+
+check:
+	@scripts/need $(check_packages)
+	$(call configure,$(BUILD),-Dprefix=$(PREFIX))
+	$(call configure,$(STATIC),-Dstatic=true)
+	$(call configure,$(SANITIZED),-Db_sanitize=address$(comma)undefined)
+	@scripts/check $(BUILD) $(SANITIZED) $(STATIC)
+
+bench:
+	@scripts/need $(bench_packages)
+	$(call configure,$(BUILD),-Dprefix=$(PREFIX))
+	$(call configure,$(STATIC),-Dstatic=true)
+	@ninja --quiet -C $(BUILD) nestor
+	@ninja --quiet -C $(STATIC) nestor
+	@bench/run --nestor $(BUILD)/nestor --static $(STATIC)/nestor
+
+install:
+	@scripts/need $(build_packages)
+	$(call configure,$(BUILD),-Dprefix=$(PREFIX))
+	@ninja -C $(BUILD) nestor
+	@meson install -C $(BUILD) --no-rebuild
+
+clean:
+	rm -rf $(BUILD) $(STATIC) $(SANITIZED)
+
+comma := ,
