@@ -200,6 +200,8 @@ struct cpu {
 	bool nmi_pending, nmi_blocked;
 	bool debug_trap_pending; /* single-step or data breakpoint after the last instruction; bits in dr6_pending */
 	uint64_t dr6_pending;
+	bool interrupt_blocked;  /* the last cpu_poll_events found an interrupt, or in non-root operation possibly a
+				  * window, that RFLAGS.IF held back: see cpu_interrupts_enabled */
 	bool extint_line;        /* the 8259's INTR, copied from pending_async by the vCPU */
 	uint64_t monitor_address; /* armed by MONITOR, 0 when not */
 
@@ -289,6 +291,14 @@ _Noreturn void cpu_leave(struct cpu *cpu);
 static inline void cpu_poll_soon(struct cpu *cpu)
 {
 	__atomic_store_n(&cpu->kick, 1, __ATOMIC_RELAXED);
+}
+
+/* After an instruction that may have set RFLAGS.IF (STI, POPF, IRET, SYSRET …): whatever became pending earlier
+ * was found blocked by a poll, so only then is there something to look for. Own thread. */
+static inline void cpu_interrupts_enabled(struct cpu *cpu)
+{
+	if (cpu->interrupt_blocked)
+		cpu_poll_soon(cpu);
 }
 
 /* ---- exceptions (exception.c) ---- */
