@@ -212,7 +212,10 @@ void vmx_fail_valid(struct cpu *cpu, enum vm_instruction_error error); /* needs 
 /* VMfailValid with a current VMCS, else VMfailInvalid. */
 void vmx_fail(struct cpu *cpu, enum vm_instruction_error error);
 
-/* Leaves VMX operation without writing anything back (reset). */
+/* An EPTP that VM entry accepts (SDM, Checks on VM-Execution Control Fields). */
+bool vmx_eptp_valid(const struct vmx_capabilities *cap, uint64_t eptp);
+
+/* Leaves VMX operation without writing anything back. */
 void vmx_leave_operation(struct cpu *cpu);
 
 /* ---- entry_checks.c, entry_checks_guest.c ---- */
