@@ -1,7 +1,7 @@
 /*
- * Putting a guest into memory. One call reads the files, checks them, fills RAM (kernel, initrd, modules, ACPI,
- * SMBIOS, the BIOS data area) and says in which state the first vCPU starts. Nothing else comes out; the
- * files are only read, and a bad one is found before RAM is touched wherever its format allows.
+ * Putting a guest into memory. One call reads the files, checks them, fills RAM (kernel, initrd, modules,
+ * ACPI, SMBIOS, the BIOS data area) and says in which state the first vCPU starts. Nothing else comes out;
+ * the files are only read, and a bad one is found before RAM is touched wherever its format allows.
  */
 #ifndef NESTOR_BOOT_BOOT_H
 #define NESTOR_BOOT_BOOT_H
@@ -23,28 +23,31 @@ enum boot_mode {
 
 /* Where the machine has its devices: what the tables tell the guest. All addresses are guest-physical. */
 struct boot_platform {
-	uint64_t local_apic;  /* 0: 0xFEE00000 */
-	uint64_t io_apic;     /* 0: 0xFEC00000 */
+	uint64_t local_apic; /* 0: 0xFEE00000 */
+	uint64_t io_apic;    /* 0: 0xFEC00000 */
 	uint8_t io_apic_id;
-	uint8_t io_apic_pins; /* 0: 24 */
-	uint64_t hpet;        /* 0: none */
-	uint16_t pm_base;     /* ACPI PM1 event block; PM1 control at +4, PM timer at +8. 0: 0x600 */
-	uint16_t smi_port;    /* 0: none, the machine is always in ACPI mode */
-	uint8_t sci_irq;      /* 0: 9. Level triggered, active high */
+	uint8_t io_apic_pins;  /* 0: 24 */
+	uint64_t hpet;         /* 0: none */
+	uint16_t pm_base;      /* ACPI PM1 event block; PM1 control at +4, PM timer at +8. 0: 0x600 */
+	uint16_t gpe0_base;    /* ACPI general-purpose events. 0: none */
+	uint8_t gpe0_length;   /* bytes of status and enable together */
+	uint16_t smi_port;     /* 0: none, the machine is always in ACPI mode */
+	uint8_t sci_irq;       /* 0: 9. Level triggered, active high */
 	uint8_t sleep_type_s5; /* SLP_TYPa that powers off */
-	uint16_t reset_port;  /* 0: none. A byte port */
+	uint16_t reset_port;   /* 0: none. A byte port */
 	uint8_t reset_value;
 	uint16_t debug_exit_port; /* isa-debug-exit, reserved in the DSDT. 0: none */
 	struct {
 		uint16_t port; /* 0: none */
 		uint8_t irq;
 	} serial[BOOT_SERIAL_PORTS];
-	bool rtc;             /* CMOS clock at 0x70, IRQ 8 */
-	bool i8042;           /* keyboard controller at 0x60/0x64 */
-	bool vga_text;        /* a VGA in text mode 3 */
-	bool pci;             /* configuration mechanism 1 answers at 0xCF8 */
-	uint64_t ecam;        /* PCIe configuration space, 256 buses. 0: none */
-	uint64_t pci_hole;    /* the 32-bit window for BARs: start (0: end of low RAM) … */
+	bool rtc;              /* CMOS clock at 0x70, IRQ 8 */
+	uint8_t rtc_century;   /* CMOS index of the century, 0: none */
+	bool i8042;            /* keyboard controller at 0x60/0x64 */
+	bool vga_text;         /* a VGA in text mode 3 */
+	bool pci;              /* configuration mechanism 1 answers at 0xCF8 */
+	uint64_t ecam;         /* PCIe configuration space, 256 buses. 0: none */
+	uint64_t pci_hole;     /* the 32-bit window for BARs: start (0: end of low RAM) … */
 	uint64_t pci_hole_end; /* … and end, exclusive (0: 0xFEC00000) */
 };
 
@@ -54,13 +57,13 @@ struct boot_module {
 };
 
 struct boot_request {
-	const char *kernel;       /* path */
-	const char *initrd;       /* path, or NULL */
-	const char *command_line; /* or NULL */
+	const char *kernel;               /* path */
+	const char *initrd;               /* path, or NULL */
+	const char *command_line;         /* or NULL */
 	const struct boot_module *module; /* multiboot and PVH modules, after the initrd if there is one */
 	unsigned module_count;
 	enum boot_mode mode;
-	unsigned cpu_count;       /* APIC IDs 0 … cpu_count - 1; 0 counts as 1 */
+	unsigned cpu_count; /* APIC IDs 0 … cpu_count - 1; 0 counts as 1 */
 	struct boot_platform platform;
 };
 
@@ -73,17 +76,18 @@ struct boot_request {
  * Returns 0, or a negative errno with error_text(): one line that names the file, what is wrong and how to
  * mend it. RAM may then be partly filled; *start is untouched.
  */
-int boot_load(const struct boot_request *request, const struct guest_memory *memory, struct vcpu_state *start);
+int boot_load(const struct boot_request *request, const struct guest_memory *memory,
+              struct vcpu_state *start);
 
 /* --- fw_cfg ------------------------------------------------------------------------------------------- */
 
 enum {
-	BOOT_FW_CFG_RAM_SIZE = 0x03,     /* u64 */
-	BOOT_FW_CFG_CPU_COUNT = 0x05,    /* u16 */
-	BOOT_FW_CFG_MAX_CPUS = 0x0f,     /* u16 */
+	BOOT_FW_CFG_RAM_SIZE = 0x03,          /* u64 */
+	BOOT_FW_CFG_CPU_COUNT = 0x05,         /* u16 */
+	BOOT_FW_CFG_MAX_CPUS = 0x0f,          /* u16 */
 	BOOT_FW_CFG_COMMAND_LINE_SIZE = 0x14, /* u32, with the terminating zero */
 	BOOT_FW_CFG_COMMAND_LINE = 0x15,
-	BOOT_FW_CFG_FIRST_FILE = 0x20,   /* files take keys from here on in the list's order */
+	BOOT_FW_CFG_FIRST_FILE = 0x20, /* files take keys from here on in the list's order */
 };
 
 struct boot_fw_cfg_item {
@@ -104,7 +108,7 @@ struct boot_fw_cfg {
  * for no such file. Returns 0, or -ENOMEM with error_text(). The caller frees with boot_fw_cfg_free.
  */
 int boot_fw_cfg_make(const struct boot_request *request, const struct guest_memory *memory,
-		     uint64_t feature_control, struct boot_fw_cfg *list);
+                     uint64_t feature_control, struct boot_fw_cfg *list);
 void boot_fw_cfg_free(struct boot_fw_cfg *list);
 
 /* RAM that the guest may use, in bytes. */
