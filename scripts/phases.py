@@ -1,0 +1,169 @@
+"""Runs a machine whose guest is scripts/guest/init, shows its serial line level by level, and times its phases.
+
+Everything is stamped with this host's clock when the line arrives, whatever emulator or hypervisor runs the guest.
+"""
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+# "quiet" would hide the kernel's first line, which is a phase; loglevel=6 shows notices and worse.
+APPEND = "console=ttyS0 earlyprintk=serial,ttyS0,115200 loglevel=6 panic=-1"
+
+MARK = re.compile(r"::L(\d) (\w+) ?(.*)")
+
+# What the summaries show, in this order: name, text.
+PHASES = [
+    ("first line L1", "start to L1's first line"),
+    ("boot L1", "L1 kernel to init"),
+    ("kvm L1", "L1 loads KVM"),
+    ("sha256 L1", "sha256 of 64 MB in L1"),
+    ("loop L1", "20,000 shell loop turns in L1"),
+    ("first line L2", "L1 starts its VMM to L2's first line"),
+    ("boot L2", "L2 kernel to init"),
+    ("kvm L2", "L2 loads KVM"),
+    ("sha256 L2", "sha256 of 64 MB in L2"),
+    ("loop L2", "20,000 shell loop turns in L2"),
+    ("cpuid L2", "10,000 CPUID exits from L2"),
+    ("first line L3", "L2 starts its VMM to L3's first line"),
+    ("boot L3", "L3 kernel to init"),
+    ("sha256 L3", "sha256 of 64 MB in L3"),
+    ("loop L3", "20,000 shell loop turns in L3"),
+    ("cpuid L3", "10,000 CPUID exits from L3"),
+    ("total", "the whole run"),
+]
+
+
+class Outcome:
+    """What one run came to. phase: seconds by name; wrong: what went wrong, empty where all went well."""
+
+    def __init__(self):
+        self.phase = {}
+        self.wrong = []
+        self.reached = set()
+        self.text = []
+
+    def finished(self, levels):
+        return not self.wrong and all(f"off L{level}" in self.reached for level in range(1, levels + 1))
+
+
+class Reader:
+    """Follows one guest's serial line: which level speaks, and what the marks say."""
+
+    def __init__(self, outcome, start, show):
+        self.outcome, self.show = outcome, show
+        self.level = 1
+        self.since = {"first line L1": start}
+
+    def line(self, text, now):
+        outcome = self.outcome
+        outcome.text.append(text)
+        mark = MARK.search(text)
+        if mark is None:
+            name = f"first line L{self.level}"
+            if "Linux version" in text and name in self.since:
+                outcome.phase[name] = now - self.since.pop(name)
+                self.since[f"boot L{self.level}"] = now
+            if self.show:
+                self.show(self.level, text)
+            return
+        level, what, value = int(mark[1]), mark[2], mark[3]
+        name = f"{what} L{level}"
+        if what == "init":
+            name = f"boot L{level}"
+            if name in self.since:
+                outcome.phase[name] = now - self.since.pop(name)
+            note = f"init runs; the kernel's clock says {value} s"
+        elif what == "next":
+            self.level = level + 1 if value == "begin" else level
+            if value == "begin":
+                self.since[f"first line L{level + 1}"] = now
+            note = "starts the next level" if value == "begin" else "the next level has ended"
+        elif what == "wrong":
+            outcome.wrong.append(f"L{level}: {value}")
+            note = "WRONG: " + value
+        elif what == "off":
+            outcome.reached.add(name)
+            note = "powers off"
+        elif value == "begin":
+            self.since[name] = now
+            return
+        else:
+            if name in self.since:
+                outcome.phase[name] = now - self.since.pop(name)
+            note = f"{what}: {outcome.phase.get(name, 0):.2f} s"
+        if self.show:
+            self.show(level, "* " + note)
+
+
+def run(command, limit, show=None, serial=None, ended=None):
+    """Runs command for at most `limit` seconds. show(level, line) is called for every line as it comes.
+
+    serial: a FIFO that carries the serial line instead of standard output. ended: a mark after which the command may
+    be ended ("off L1"), for an emulator that does not end when its guest powers off.
+    """
+    outcome = Outcome()
+    start = time.monotonic()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL if serial else subprocess.PIPE,
+                               stderr=None if serial is None else subprocess.DEVNULL, start_new_session=True)
+    source = os.open(serial, os.O_RDWR) if serial else process.stdout.fileno()
+    reader = Reader(outcome, start, show)
+    pending = b""
+    try:
+        while True:
+            left = start + limit - time.monotonic()
+            if left <= 0:
+                outcome.wrong.append(f"not finished after {limit} s")
+                break
+            ready, _, _ = select.select([source], [], [], min(left, 0.2))
+            now = time.monotonic()
+            if ready:
+                data = os.read(source, 65536)
+                if not data:
+                    break
+                pending += data
+                *lines, pending = pending.split(b"\n")
+                for line in lines:
+                    # Firmware clears the screen; guests end lines with CR LF.
+                    text = re.sub(r"\x1b[\[c][0-9;?=]*[A-Za-z]?", "", line.decode("latin-1")).strip("\r")
+                    reader.line(text, now)
+            elif process.poll() is not None and serial:
+                break
+            if ended and ended in outcome.reached:
+                break
+    finally:
+        if not (ended and ended in outcome.reached) and not outcome.wrong:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                pass
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            if not ended and not outcome.wrong:
+                outcome.wrong.append("did not end after its guest")
+        status = process.wait()
+        if serial:
+            os.close(source)
+    if pending.strip():
+        reader.line(pending.decode("latin-1").strip("\r"), time.monotonic())
+    outcome.phase["total"] = time.monotonic() - start
+    if status != 0 and not ended and not outcome.wrong:
+        outcome.wrong.append(f"{os.path.basename(command[0])} ended with status {status}")
+    return outcome
+
+
+def shower(stream=sys.stdout):
+    """A show function that prefixes each line with its level, coloured on a terminal."""
+    colour = {1: "36", 2: "33", 3: "35"} if stream.isatty() else {}
+
+    def show(level, text):
+        prefix = f"L{level} |"
+        if level in colour:
+            prefix = f"\x1b[{colour[level]}m{prefix}\x1b[0m"
+        print(f"{'  ' * (level - 1)}{prefix} {text}", file=stream, flush=True)
+
+    return show
