@@ -6,9 +6,9 @@ SANITIZED := build-sanitized
 
 compiler := gcc libc6-dev meson ninja-build pkg-config
 libraries := libzydis-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev liblzo2-dev
-build_packages := $(compiler) $(libraries)
-check_packages := $(build_packages) binutils libcmocka-dev qemu-system-x86
-bench_packages := $(build_packages) qemu-system-x86 bochs seabios vgabios grub-common grub-pc-bin xorriso mtools
+build_packages := $(compiler) $(libraries) binutils
+check_packages := $(build_packages) libcmocka-dev qemu-system-x86
+bench_packages := $(build_packages) qemu-system-x86 bochs bochsbios vgabios isolinux syslinux-common xorriso
 
 .PHONY: all demo check bench install clean help
 all: $(BUILD)/build.ninja
