@@ -65,5 +65,11 @@ void operand_set_rm(struct cpu *cpu, const struct insn *insn, unsigned size, uin
 /* ---- stack (operand.c): with SS's size and checks; size 2, 4 or 8 ---- */
 void stack_push(struct cpu *cpu, unsigned size, uint64_t value); /* changes RSP after the write succeeded */
 uint64_t stack_pop(struct cpu *cpu, unsigned size);              /* changes RSP after the read succeeded */
+/* Bytes of the stack pointer in use: 8 in 64-bit mode, else 4 or 2 by SS.B. */
+unsigned stack_address_size(const struct cpu *cpu);
+/* The stack pointer plus `change` bytes, wrapped at its size: an offset in SS. */
+uint64_t stack_offset(const struct cpu *cpu, int64_t change);
+/* Sets as much of RSP as is in use. */
+void stack_set_pointer(struct cpu *cpu, uint64_t offset);
 
 #endif
