@@ -63,7 +63,12 @@ log: {os.path.join(work, "log")}
 panic: action=fatal
 error: action=ignore
 info: action=ignore
-speaker: enabled=0
+sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy
+speaker: enabled=0, mode=none
 """)
+    # Debian's Bochs is built with its debugger, which waits for a command.
+    commands = os.path.join(work, "commands")
+    with open(commands, "w") as stream:
+        stream.write("c\n")
     # Bochs does not end when its guest powers off through a method that it does not know.
-    return ["bochs", "-q", "-f", configuration], serial, "off L1"
+    return ["bochs", "-q", "-f", configuration, "-rc", commands], serial, "off L1"
