@@ -88,6 +88,7 @@ struct vmcs {
 	uint32_t launch_state;  /* enum vmcs_launch_state */
 	gpa_t gpa;              /* of the region; VMCS_NO_POINTER: this cache slot is free */
 	uint64_t used;          /* for LRU */
+	bool checked_v86;       /* entry checks last passed with RFLAGS.VM = 1 */
 	bool shadow;            /* the shadow-VMCS indicator was set at VMPTRLD */
 };
 

@@ -30,16 +30,16 @@ _Static_assert(VMCS_FIELD_COUNT == 153, "another set of fields needs another VMC
 
 const struct vmcs_field_info vmcs_field_info[VMCS_FIELD_COUNT] = {
 	[VMCS_NONE] = { .name = "none" },
-#define VMCS_FIELD(name_, encoding_, width_, type_, group_, word_, bit_)                                            \
-	[VMCS_##name_] = {                                                                                           \
-		.name = #name_,                                                                                      \
-		.mask = MASK_##width_,                                                                               \
-		.group = VMCS_GROUP_##group_,                                                                        \
-		.bit = bit_,                                                                                         \
-		.encoding = encoding_,                                                                               \
-		.width = VMCS_WIDTH_##width_,                                                                        \
-		.type = VMCS_TYPE_##type_,                                                                           \
-		.word = VMCS_WORD_##word_,                                                                           \
+#define VMCS_FIELD(name_, encoding_, width_, type_, group_, word_, bit_) \
+	[VMCS_##name_] = { \
+		.name = #name_, \
+		.mask = MASK_##width_, \
+		.group = VMCS_GROUP_##group_, \
+		.bit = bit_, \
+		.encoding = encoding_, \
+		.width = VMCS_WIDTH_##width_, \
+		.type = VMCS_TYPE_##type_, \
+		.word = VMCS_WORD_##word_, \
 	},
 #include "engine/soft/vmx/vmcs_fields.def"
 #undef VMCS_FIELD
