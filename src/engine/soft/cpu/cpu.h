@@ -222,10 +222,12 @@ struct cpu {
 					* of this and its argument; ASYNC_TIMER may therefore come early for the APIC */
 	uint64_t apic_deadline_ns;     /* the argument of the last cpu_host_timer_arm: pass it again after changing
 					* virt_deadline_ns */
+	uint64_t timer_armed_ns;       /* what cpu_host_timer_arm armed last */
 
 	/* ---- owned by other files ---- */
 	struct apic *apic;
 	struct bt *bt;
+	struct engine_vm *vm; /* soft.c: all vCPUs */
 	void *tlb; /* struct tlb_state, private to tlb.c */
 	void *leave_buffer[5]; /* __builtin_setjmp's */
 	bool fpu_stashed;      /* the guest's FPU state is in fpu_area, not in the host's registers */

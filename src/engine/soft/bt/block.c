@@ -1,0 +1,201 @@
+/*
+ * The code cache: blocks by guest-physical address and key, their pages and their links.
+ *
+ * Records and code are allocated upwards and freed all together by bt_flush, when either memory is full. A
+ * dropped block's memory thus stays valid until then, also while it is being executed.
+ */
+#include "engine/soft/bt/bt.h"
+
+void *bt_alloc(struct bt *bt, size_t size)
+{
+	void *result = bt->arena;
+
+	size = (size + 15) & ~(size_t)15;
+	if ((size_t)(bt->arena_end - bt->arena) < size)
+		return NULL;
+	bt->arena += size;
+	return result;
+}
+
+static struct block **hash_slot(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear_key)
+{
+	uint64_t h = (gpa ^ linear_key * 31 ^ (uint64_t)key << 40) * 0x9e3779b97f4a7c15ull;
+
+	return &bt->hash[h >> 48];
+}
+
+struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear)
+{
+	uint64_t linear_key = block_linear_key(linear);
+
+	for (struct block *b = *hash_slot(bt, gpa, key, linear_key); b; b = b->hash_next)
+		if (b->gpa == gpa && b->key == key && b->linear == linear_key)
+			return b;
+	return NULL;
+}
+
+static void add_to_page(struct bt *bt, struct block *block, uint64_t page, bool second)
+{
+	struct page_info *info = &bt->pages[page];
+	uint64_t granules = second ? 1 : block->granules;
+	bool first_code = info->granules == 0;
+
+	*(second ? &block->page2_next : &block->page_next) = info->blocks;
+	info->blocks = block;
+	info->granules |= granules;
+	if (first_code)
+		tlb_revoke_write(bt->cpu, GPA(page << PAGE_SHIFT));
+}
+
+void block_insert(struct bt *bt, struct block *block)
+{
+	struct block **slot = hash_slot(bt, block->gpa, block->key, block->linear);
+
+	block->hash_next = *slot;
+	*slot = block;
+	bt->in_order[bt->in_order_count++] = block;
+	add_to_page(bt, block, block->gpa >> PAGE_SHIFT, false);
+	/* An instruction reaches at most 14 bytes into the second page: its first granule. */
+	if (block->crosses_page)
+		add_to_page(bt, block, block->gpa2 >> PAGE_SHIFT, true);
+}
+
+void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
+{
+	if (link->to || link->from->dropped || to->dropped)
+		return;
+	link->to = to;
+	link->next = to->incoming;
+	to->incoming = link;
+	emit_patch(&bt->e, link->patch, link->flags_in_cpu ? to->code_mem : to->code);
+}
+
+static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
+{
+	struct block **next = &bt->pages[page].blocks;
+
+	while (*next && *next != block)
+		next = *next && (*next)->crosses_page && ((*next)->gpa2 >> PAGE_SHIFT) == page ? &(*next)->page2_next
+											       : &(*next)->page_next;
+	if (*next)
+		*next = block->crosses_page && (block->gpa2 >> PAGE_SHIFT) == page ? block->page2_next
+										    : block->page_next;
+}
+
+static void unlink_outgoing(struct block_link *link)
+{
+	if (!link->to)
+		return;
+	struct block_link **next = &link->to->incoming;
+
+	while (*next && *next != link)
+		next = &(*next)->next;
+	if (*next)
+		*next = link->next;
+	link->to = NULL;
+}
+
+void block_drop(struct bt *bt, struct block *block)
+{
+	struct block **slot = hash_slot(bt, block->gpa, block->key, block->linear);
+
+	if (block->dropped)
+		return;
+	block->dropped = true;
+	bt->drops++;
+	while (*slot && *slot != block)
+		slot = &(*slot)->hash_next;
+	if (*slot)
+		*slot = block->hash_next;
+	for (struct block_link *link = block->incoming; link; link = link->next) {
+		emit_patch(&bt->e, link->patch, link->stub);
+		link->to = NULL;
+	}
+	block->incoming = NULL;
+	for (unsigned i = 0; i < 2; i++) {
+		unlink_outgoing(&block->link[i]);
+		/* The block may still be running: it must leave. */
+		if (block->link[i].patch)
+			emit_patch(&bt->e, block->link[i].patch, block->link[i].stub);
+	}
+	remove_from_list(bt, block, block->gpa >> PAGE_SHIFT);
+	if (block->crosses_page)
+		remove_from_list(bt, block, block->gpa2 >> PAGE_SHIFT);
+}
+
+struct block *block_at(struct bt *bt, const uint8_t *address)
+{
+	uint32_t low = 0, high = bt->in_order_count;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		struct block *b = bt->in_order[middle];
+
+		if (address < b->base)
+			high = middle;
+		else if (address >= b->base + b->code_size)
+			low = middle + 1;
+		else
+			return b;
+	}
+	return NULL;
+}
+
+uint64_t bt_code_map(struct cpu *cpu, gpa_t gpa)
+{
+	uint64_t page = gpa.v >> PAGE_SHIFT;
+
+	return page < cpu->bt->page_count ? cpu->bt->pages[page].granules : 0;
+}
+
+void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
+{
+	struct bt *bt = cpu->bt;
+	uint64_t page = gpa.v >> PAGE_SHIFT, hit = 0, granules = 0;
+	unsigned first = (gpa.v & (PAGE_SIZE - 1)) >> 6, last = ((gpa.v & (PAGE_SIZE - 1)) + size - 1) >> 6;
+	struct block *next, *kept = NULL;
+
+	if (!size || page >= bt->page_count)
+		return;
+	for (unsigned g = first; g <= last && g < 64; g++)
+		hit |= 1ull << g;
+	if (!(bt->pages[page].granules & hit))
+		return;
+	bool dropped = false;
+
+	for (struct block *b = bt->pages[page].blocks; b; b = next) {
+		bool second = b->crosses_page && (b->gpa2 >> PAGE_SHIFT) == page && (b->gpa >> PAGE_SHIFT) != page;
+		uint64_t mine = second ? 1 : b->granules;
+
+		next = second ? b->page2_next : b->page_next;
+		if (mine & hit) {
+			block_drop(bt, b);
+			dropped = true;
+		} else {
+			granules |= mine;
+		}
+	}
+	(void)kept;
+	bt->pages[page].granules = granules;
+	if (dropped) {
+		tlb_flush_jumps(cpu, true);
+		cpu_poll_soon(cpu);
+	}
+}
+
+void bt_flush(struct bt *bt)
+{
+	for (uint32_t i = 0; i < bt->in_order_count; i++) {
+		struct block *b = bt->in_order[i];
+
+		bt->pages[b->gpa >> PAGE_SHIFT] = (struct page_info){ 0 };
+		if (b->crosses_page)
+			bt->pages[b->gpa2 >> PAGE_SHIFT] = (struct page_info){ 0 };
+	}
+	memset(bt->hash, 0, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
+	bt->in_order_count = 0;
+	bt->arena = bt->arena_start;
+	bt->e.p = bt->code_start;
+	bt->flushes++;
+	tlb_flush_jumps(bt->cpu, true);
+}

@@ -1,0 +1,208 @@
+/*
+ * The binary translator: guest blocks -> host code.
+ *
+ * Guest registers live in host registers of the same name, with these exceptions:
+ *
+ *	host rsp       the host's stack; guest rsp is in host r15
+ *	host r10, r11  scratch; guest r10, r11 and r15 are in struct cpu
+ *	host gs base   the current TLB context's region: struct cpu's alias, then the TLB (tlb.h)
+ *
+ * The arithmetic flags are in the host's flags or in cpu->cc_*, and at every point of a block the translator
+ * knows where (enum flags_place). A block has two entries: `code` expects them in the host's flags,
+ * `code_mem` in struct cpu. Branches between blocks of one page are patched to jump directly; all others go
+ * through the current context's jump cache, or leave to the dispatcher.
+ *
+ * Worked example: `add rax, [rdi+8]; jnz …` becomes
+ *
+ *	lea  r11, [rdi+8]		; guest-linear address
+ *	rorx r10, r11, 8		; slot * 16
+ *	and  r10d, 0xfff0
+ *	xor  r11, gs:[r10+read]		; offset in page, where the page matches
+ *	cmp  r11, 4096-8
+ *	ja   slow
+ *	mov  r10, gs:[r10+read+8]	; host minus guest
+ *	add  rax, [rdi+r10+8]
+ *	jnz  taken			; patched once the target is translated
+ *	jmp  next
+ *
+ * What a memory access cannot do directly is done "carefully": the instruction is translated once more, alone,
+ * with its operand in a bounce buffer that C code fills before and writes back after it. All code with
+ * segments that are not flat, and 16-bit code, is translated that way throughout.
+ */
+#ifndef NESTOR_BT_BT_H
+#define NESTOR_BT_BT_H
+
+#include "engine/soft/bt/emit.h"
+#include "engine/soft/bt/shape.h"
+#include "engine/soft/cpu/cpu.h"
+#include "engine/soft/cpu/ops.h"
+
+#define BLOCK_MAX_INSNS 48
+#define BLOCK_BUFFER    (24 * 1024) /* bytes of host code that a block may take at most */
+
+/* Key bits besides cpu->mode. */
+#define KEY_ONE     (1u << 30) /* one instruction, always leaves to the dispatcher */
+#define KEY_CAREFUL (1u << 31) /* every memory operand through C */
+#define MODE_BITS   0x3fffffffu
+
+struct block;
+
+/* A direct exit of a block, patched to its successor. */
+struct block_link {
+	struct block *from, *to;
+	struct block_link *next; /* in to->incoming */
+	uint8_t *patch;          /* writable address of the rel32 */
+	uint8_t *stub;           /* executable address that it has while unlinked */
+	int32_t target;          /* byte offset from the block's page: 0..4095 may be linked */
+	bool flags_in_cpu;       /* enter the successor by code_mem */
+};
+
+/* Where a host instruction may fault natively. */
+struct native_site {
+	uint32_t code_offset; /* of the instruction, from block->base */
+	uint16_t page_offset; /* of the guest instruction */
+	uint8_t spilled;      /* a host register that holds something else, its value in scratch[0]; H_NONE */
+	uint8_t spilled2;     /* the same with scratch[1] */
+	uint8_t flags_dead;
+	uint8_t index;        /* of the instruction in the block */
+};
+
+/* A call from translated code to an op. */
+struct op_call {
+	op_function *function;
+	struct block *block;
+	uint16_t page_offset;
+	uint8_t index;  /* instructions of the block before this one */
+	bool ends;      /* leave to the dispatcher afterwards */
+	struct insn insn;
+};
+
+struct block {
+	uint64_t gpa;    /* of its first byte */
+	uint64_t linear; /* of its first byte; 0 where the block is position-independent */
+	uint32_t key;
+	uint16_t insn_count;
+	bool crosses_page; /* a single instruction over two pages: gpa2 is the second's page */
+	bool dropped;
+	uint64_t gpa2;
+	uint64_t granules; /* of its page that it depends on */
+	uint8_t *base;     /* executable address of its first byte of code */
+	uint8_t *code, *code_mem;
+	uint32_t code_size;
+	uint16_t site_count;
+	struct native_site *site;
+	struct block *hash_next, *page_next, *page2_next;
+	struct block_link *incoming;
+	struct block_link link[2];
+};
+
+struct page_info {
+	uint64_t granules;    /* 64-byte granules that hold translated bytes */
+	struct block *blocks; /* that start in the page, or run into it */
+};
+
+#define BLOCK_HASH_SLOTS 65536
+
+struct bt {
+	struct cpu *cpu;
+	struct emitter e;
+	uint8_t *code_rw, *code_exec;
+	size_t code_size;
+	uint8_t *code_start; /* behind the thunks, writable */
+	uint8_t *arena, *arena_start, *arena_end; /* block records; reset by bt_flush */
+	struct block **in_order; /* by code address */
+	uint32_t in_order_count, in_order_max;
+	struct block **hash;
+	struct page_info *pages; /* by guest-physical page */
+	uint64_t page_count;
+	struct shape_cache *shapes;
+	uint32_t careful_key;  /* KEY_* for the next instruction only */
+	bool bounce_dirty;
+	/* a write in progress from the bounce buffer */
+	struct {
+		uint64_t offset;
+		unsigned segment, size;
+		bool write;
+	} careful;
+	bool host_bmi2, host_fsgsbase;
+	struct tlb_region *gs_base; /* what the host's gs base is */
+	uint32_t jc_mode; /* mode key, less the class, that the jump caches' contents are for */
+	uint64_t translated_blocks, flushes, drops; /* statistics */
+
+	/* thunks, executable addresses */
+	uint64_t (*enter)(struct cpu *cpu, const void *code);
+	uint8_t *exit, *exit_indirect, *call_op, *slow_access, *careful_access, *careful_commit, *native_fault;
+	uint8_t *jump_cached[TLB_CLASSES];
+};
+
+/* ---- create.c (cold) ---- */
+int bt_create(struct cpu *cpu);
+void bt_destroy(struct cpu *cpu);
+
+/* ---- dispatch.c ---- */
+
+/* Runs until the machine is wanted: returns ENGINE_EXIT_*. */
+enum engine_exit bt_run(struct cpu *cpu);
+
+/* ---- block.c ---- */
+struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear);
+/* Enters a finished block into the hash and its pages' lists. */
+void block_insert(struct bt *bt, struct block *block);
+void block_drop(struct bt *bt, struct block *block);
+void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
+/* The block whose code holds the executable address, or NULL. */
+struct block *block_at(struct bt *bt, const uint8_t *address);
+/* Forgets every translation. */
+void bt_flush(struct bt *bt);
+void *bt_alloc(struct bt *bt, size_t size);
+/* All blocks keyed by linear address: upper half, whose translations embed it. */
+static inline uint64_t block_linear_key(uint64_t linear)
+{
+	return linear >> 63 ? linear : 0;
+}
+
+/* ---- translate.c ---- */
+
+/*
+ * Translates from the guest bytes at `bytes` (page_left of them in the page; when an instruction crosses, its
+ * remaining bytes come from second, up to 15, whose page is gpa2). Returns the block, entered nowhere yet, or
+ * NULL when the code memory is full.
+ */
+struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t key, const uint8_t *page,
+			unsigned max_insns, const uint8_t *second, uint64_t gpa2);
+
+/* ---- thunks.c ---- */
+void bt_emit_thunks(struct bt *bt);
+
+/* ---- runtime.c: called from translated code ---- */
+uint64_t bt_run_op(struct cpu *cpu, struct op_call *call);
+uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access);
+uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access);
+void bt_careful_commit(struct cpu *cpu);
+_Noreturn void bt_native_fault(struct cpu *cpu, struct native_site *site);
+/* Cold: installs the signal handlers that turn native faults into guest exceptions; per thread: gs and stack. */
+int bt_thread_init(struct cpu *cpu);
+void bt_thread_end(struct cpu *cpu);
+void bt_set_gs_by_system_call(void *base);
+
+/*
+ * How translated code describes an access to the slow path, in 32 bits:
+ * page offset of the instruction 11:0, size code 15:12, use 17:16, segment 20:18, flags dead 21, index 29:22.
+ */
+#define ACCESS_PAGE_OFFSET(a) ((a) & 0xfff)
+#define ACCESS_SIZE_CODE(a)   (((a) >> 12) & 15)
+#define ACCESS_USE(a)         (((a) >> 16) & 3)
+#define ACCESS_SEGMENT(a)     (((a) >> 18) & 7)
+#define ACCESS_FLAGS_DEAD(a)  (((a) >> 21) & 1)
+#define ACCESS_INDEX(a)       (((a) >> 22) & 255)
+extern const uint8_t access_sizes[16];
+
+/* rip for a page offset of the running block. */
+static inline uint64_t bt_rip(const struct cpu *cpu, unsigned page_offset)
+{
+	uint64_t rip = cpu->rip_page + page_offset;
+
+	return cpu->mode & MODE_CODE64 ? rip : (uint32_t)rip;
+}
+
+#endif

@@ -1,0 +1,157 @@
+/* Set-up of the translator: code memory (two mappings of one file, W^X), tables, and the thread's signals. */
+#include <cpuid.h>
+#include <asm/prctl.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/native_signal.h"
+#include "util/error.h"
+
+#define CODE_SIZE	(48u << 20)
+#define ARENA_SIZE	(64u << 20)
+#define BLOCKS_MAX	(256u * 1024)
+
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE (1 << 1)
+#endif
+
+/* The vCPU that runs on this thread: what a native fault belongs to. */
+static _Thread_local struct cpu *running;
+
+static void *map_anonymous(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static int map_code(struct bt *bt)
+{
+	int fd = memfd_create("nestor-code", MFD_CLOEXEC);
+
+	if (fd < 0 || ftruncate(fd, CODE_SIZE) < 0) {
+		if (fd >= 0)
+			close(fd);
+		return -errno;
+	}
+	bt->code_size = CODE_SIZE;
+	bt->code_rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	bt->code_exec = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	close(fd);
+	if (bt->code_rw == MAP_FAILED || bt->code_exec == MAP_FAILED)
+		return -ENOMEM;
+	bt->e = (struct emitter){ .p = bt->code_rw, .end = bt->code_rw + CODE_SIZE,
+				  .exec_offset = bt->code_exec - bt->code_rw };
+	return 0;
+}
+
+static uint64_t pages_of(const struct guest_memory *memory)
+{
+	uint64_t end = 0;
+
+	for (unsigned i = 0; i < memory->slot_count; i++)
+		if (memory->slot[i].gpa + memory->slot[i].size > end)
+			end = memory->slot[i].gpa + memory->slot[i].size;
+	return end >> PAGE_SHIFT;
+}
+
+int bt_create(struct cpu *cpu)
+{
+	struct bt *bt = calloc(1, sizeof(*bt));
+	unsigned a, b, c, d;
+
+	if (!bt)
+		return error_set(ENOMEM, "not enough memory for the translator");
+	cpu->bt = bt;
+	bt->cpu = cpu;
+	bt->page_count = pages_of(cpu->memory);
+	bt->arena_start = bt->arena = map_anonymous(ARENA_SIZE);
+	bt->in_order = map_anonymous(BLOCKS_MAX * sizeof(*bt->in_order));
+	bt->in_order_max = BLOCKS_MAX;
+	bt->hash = map_anonymous(BLOCK_HASH_SLOTS * sizeof(*bt->hash));
+	bt->pages = map_anonymous(bt->page_count * sizeof(*bt->pages));
+	bt->shapes = shape_cache_create(cpu->model);
+	if (!bt->arena || !bt->in_order || !bt->hash || !bt->pages || !bt->shapes || map_code(bt) < 0) {
+		bt_destroy(cpu);
+		return error_set(ENOMEM, "not enough memory for the translator's tables");
+	}
+	bt->arena_end = bt->arena + ARENA_SIZE;
+	bt->host_bmi2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI2;
+	bt->host_fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
+	bt_emit_thunks(bt);
+	return 0;
+}
+
+static void unmap(void *p, size_t size)
+{
+	if (p && p != MAP_FAILED)
+		munmap(p, size);
+}
+
+void bt_destroy(struct cpu *cpu)
+{
+	struct bt *bt = cpu->bt;
+
+	if (!bt)
+		return;
+	unmap(bt->arena_start, ARENA_SIZE);
+	unmap(bt->in_order, BLOCKS_MAX * sizeof(*bt->in_order));
+	unmap(bt->hash, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
+	unmap(bt->pages, bt->page_count * sizeof(*bt->pages));
+	unmap(bt->code_rw, CODE_SIZE);
+	unmap(bt->code_exec, CODE_SIZE);
+	shape_cache_destroy(bt->shapes);
+	free(bt);
+	cpu->bt = NULL;
+}
+
+void bt_set_gs_by_system_call(void *base)
+{
+	syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
+/* ---- native faults ---- */
+
+static const struct native_site *site_at(const struct block *block, const uint8_t *address)
+{
+	for (unsigned i = 0; i < block->site_count; i++)
+		if (block->base + block->site[i].code_offset == address)
+			return &block->site[i];
+	return NULL;
+}
+
+bool native_fault_redirect(uint64_t host_rip, unsigned trap, struct native_redirect *redirect)
+{
+	struct cpu *cpu = running;
+	struct block *block = cpu ? block_at(cpu->bt, (const uint8_t *)host_rip) : NULL;
+	const struct native_site *site = block ? site_at(block, (const uint8_t *)host_rip) : NULL;
+
+	if (!site)
+		return false;
+	*redirect = (struct native_redirect){ .lent = { site->spilled, site->spilled2 },
+					      .value = { cpu->scratch[0], cpu->scratch[1] },
+					      .r10 = (uintptr_t)site,
+					      .rip = (uintptr_t)cpu->bt->native_fault };
+	cpu->scratch[2] = trap;
+	return true;
+}
+
+int bt_thread_init(struct cpu *cpu)
+{
+	if (native_signals_init() < 0)
+		return error_set(ENOMEM, "no memory for a signal stack");
+	running = cpu;
+	cpu->bt->gs_base = NULL;
+	return 0;
+}
+
+void bt_thread_end(struct cpu *cpu)
+{
+	running = NULL;
+	native_signals_end();
+}

@@ -1,0 +1,258 @@
+/* The dispatcher: events, waiting, and the way from cpu->rip to a block. */
+#include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/wait.h"
+#include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/memory.h"
+
+_Noreturn void cpu_leave(struct cpu *cpu)
+{
+	__builtin_longjmp(cpu->leave_buffer, 1);
+}
+
+static bool is_canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+static uint64_t linear_rip(const struct cpu *cpu)
+{
+	if (cpu->mode & MODE_CODE64)
+		return cpu->rip;
+	return (uint32_t)(cpu->seg[SEG_CS].base + cpu->rip);
+}
+
+/* The current TLB context becomes the one that translated code sees. */
+static void bt_set_gs(struct bt *bt, struct tlb_region *region)
+{
+	bt->gs_base = region;
+	if (bt->host_fsgsbase)
+		__asm__ volatile("wrgsbase %0" : : "r"(region));
+	else
+		bt_set_gs_by_system_call(region);
+}
+
+static void check_fetch(struct cpu *cpu)
+{
+	if (cpu->mode & MODE_CODE64) {
+		if (!is_canonical(cpu->rip))
+			cpu_raise_error(cpu, VECTOR_GP, 0);
+	} else if (cpu->rip > cpu->seg[SEG_CS].limit) {
+		cpu_raise_error(cpu, VECTOR_GP, 0);
+	}
+}
+
+/* Instruction breakpoints (SDM, Instruction-Breakpoint Exception Condition). */
+static void check_breakpoints(struct cpu *cpu, uint64_t linear)
+{
+	uint64_t hit = 0;
+
+	if (!(cpu->dr7 & 0xff) || cpu->rflags_system & FLAG_RF)
+		return;
+	for (unsigned i = 0; i < 4; i++)
+		if (cpu->dr7 >> (2 * i) & 3 && !(cpu->dr7 >> (16 + 4 * i) & 15) && cpu->dr[i] == linear)
+			hit |= 1u << i;
+	if (hit)
+		cpu_raise_debug(cpu, hit);
+}
+
+/* Code that is not in RAM or ROM is fetched through this copy, and translated for one instruction only. */
+static const uint8_t *fetch_elsewhere(struct cpu *cpu, uint64_t gpa_page, uint8_t *buffer, unsigned offset)
+{
+	for (unsigned i = 0; i < 15 && offset + i < PAGE_SIZE; i++)
+		buffer[offset + i] = phys_read(cpu, GPA(gpa_page + offset + i), 1);
+	return buffer;
+}
+
+static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch, uint64_t linear, uint32_t key)
+{
+	struct bt *bt = cpu->bt;
+	unsigned offset = linear & (PAGE_SIZE - 1);
+	uint64_t gpa = fetch->gpa | offset;
+	uint8_t buffer[PAGE_SIZE];
+	const uint8_t *page = fetch->host;
+	struct block *block;
+	bool in_memory = page != NULL;
+
+	if (!page)
+		page = fetch_elsewhere(cpu, fetch->gpa, buffer, offset);
+	if (bt->in_order_count >= bt->in_order_max)
+		bt_flush(bt);
+	block = translate(bt, gpa, linear, key, page, BLOCK_MAX_INSNS, NULL, 0);
+	if (!block) {
+		bt_flush(bt);
+		block = translate(bt, gpa, linear, key, page, BLOCK_MAX_INSNS, NULL, 0);
+	}
+	if (block && block->insn_count == 0) {
+		/* It runs into the next page, whose mapping counts at every execution. */
+		uint64_t next_linear = (linear | (PAGE_SIZE - 1)) + 1;
+
+		if (!(cpu->mode & MODE_CODE64))
+			next_linear = (uint32_t)next_linear;
+		const struct fetch_entry *second = tlb_fetch(cpu, GLA(next_linear));
+		uint8_t second_buffer[16];
+
+		if (second->host)
+			memcpy(second_buffer, second->host, 15);
+		else
+			for (unsigned i = 0; i < 15; i++)
+				second_buffer[i] = phys_read(cpu, GPA(second->gpa + i), 1);
+		block = translate(bt, gpa, linear, key, page, 1, second_buffer, second->gpa);
+		if (block && !second->host)
+			in_memory = false;
+	}
+	if (!block) {
+		/* cannot happen: the flushed memory holds many blocks */
+		cpu->activity = ACTIVITY_SHUTDOWN;
+		cpu_leave(cpu);
+	}
+	if (in_memory)
+		block_insert(bt, block);
+	return block;
+}
+
+/* A block over two pages is valid only while its second page is mapped as when it was made. */
+static bool second_page_holds(struct cpu *cpu, struct block *block, uint64_t linear)
+{
+	uint64_t next_linear = (linear | (PAGE_SIZE - 1)) + 1;
+
+	if (!(cpu->mode & MODE_CODE64))
+		next_linear = (uint32_t)next_linear;
+	return tlb_fetch(cpu, GLA(next_linear))->gpa == block->gpa2;
+}
+
+static struct jump_entry *jump_slot(struct cpu *cpu)
+{
+	return &cpu->region->tables.jump[MODE_CLASS(cpu->mode)][cpu->rip & (JUMP_CACHE_SLOTS - 1)];
+}
+
+static bool may_cache(const struct cpu *cpu, const struct block *block)
+{
+	if (block->crosses_page || block->key & (KEY_ONE | MODE_STEP))
+		return false;
+	return cpu->mode & MODE_CODE64 || (cpu->mode & MODE_FLAT && cpu->mode & MODE_CODE32);
+}
+
+static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key)
+{
+	const struct fetch_entry *fetch = tlb_fetch(cpu, GLA(linear));
+	uint64_t gpa = fetch->gpa | (linear & (PAGE_SIZE - 1));
+	struct block *block = fetch->host ? block_find(cpu->bt, gpa, key, linear) : NULL;
+
+	if (block && block->crosses_page && !second_page_holds(cpu, block, linear)) {
+		block_drop(cpu->bt, block);
+		block = NULL;
+		fetch = tlb_fetch(cpu, GLA(linear));
+	}
+	return block ? block : make_block(cpu, fetch, linear, key);
+}
+
+/* Runs from cpu->rip until translated code comes back. `link`: the exit that led here, or NULL. Returns the next. */
+static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
+{
+	struct bt *bt = cpu->bt;
+	uint32_t one = bt->careful_key | (cpu->shadow ? KEY_ONE : 0);
+	uint32_t key = cpu->mode | one;
+	uint64_t linear = linear_rip(cpu), flushes = bt->flushes;
+	uint8_t shadow = cpu->shadow;
+	bool trap = cpu->rflags_system & FLAG_TF;
+	struct block_link *next;
+	struct block *block;
+
+	bt->careful_key = 0;
+	check_fetch(cpu);
+	if (cpu->mode & MODE_STEP)
+		check_breakpoints(cpu, linear);
+	block = find_or_make(cpu, linear, key);
+	if (may_cache(cpu, block)) {
+		struct jump_entry *entry = jump_slot(cpu);
+
+		entry->rip = cpu->rip;
+		entry->code = block->code_mem;
+	}
+	if (link && bt->flushes == flushes && !one && !block->crosses_page && !(cpu->mode & MODE_STEP) &&
+	    (cpu->mode & ~(uint32_t)0) == link->from->key)
+		block_link_to(bt, link, block);
+	cpu->rip_page = cpu->rip - (linear & (PAGE_SIZE - 1));
+	if (cpu->fpu_stashed)
+		fpu_unstash(cpu);
+	if (bt->gs_base != cpu->region)
+		bt_set_gs(bt, cpu->region);
+	next = (struct block_link *)bt->enter(cpu, block->code_mem);
+	if (next)
+		cpu->rip = bt_rip(cpu, next->target);
+	if (shadow && cpu->shadow == shadow)
+		cpu->shadow = 0;
+	if (cpu->mode & MODE_STEP || trap) {
+		cpu->rflags_system &= ~(uint64_t)FLAG_RF;
+		if (trap) {
+			cpu->debug_trap_pending = true;
+			cpu->dr6_pending |= 1u << 14; /* BS */
+		}
+		cpu_poll_soon(cpu);
+		return NULL;
+	}
+	if (cpu->rflags_system & FLAG_RF)
+		cpu->rflags_system &= ~(uint64_t)FLAG_RF;
+	return next;
+}
+
+static bool stop_requested(struct cpu *cpu)
+{
+	if (!(__atomic_load_n(&cpu->pending_async, __ATOMIC_ACQUIRE) & ASYNC_STOP))
+		return false;
+	__atomic_fetch_and(&cpu->pending_async, ~ASYNC_STOP, __ATOMIC_ACQ_REL);
+	return true;
+}
+
+/* One turn; returns false with *exit where the machine is wanted. */
+static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **link, enum engine_exit *exit)
+{
+	if (cpu->event.valid) {
+		*link = NULL;
+		cpu_deliver_event(cpu);
+		return true;
+	}
+	if (__atomic_load_n(&cpu->kick, __ATOMIC_ACQUIRE)) {
+		*link = NULL;
+		if (stop_requested(cpu)) {
+			*exit = ENGINE_EXIT_KICKED;
+			return false;
+		}
+		cpu_poll_events(cpu);
+		if (cpu->event.valid)
+			return true;
+	}
+	if (cpu->activity != ACTIVITY_ACTIVE) {
+		*link = NULL;
+		if (cpu->activity == ACTIVITY_SHUTDOWN && !cpu->virt) {
+			*exit = ENGINE_EXIT_SHUTDOWN;
+			return false;
+		}
+		bt_wait(cpu);
+		return true;
+	}
+	*link = run_block(cpu, *link);
+	return true;
+}
+
+enum engine_exit bt_run(struct cpu *cpu)
+{
+	struct block_link *volatile link = NULL;
+	volatile enum engine_exit exit = ENGINE_EXIT_ERROR;
+
+	/* Whatever abandons an instruction comes back here. */
+	if (__builtin_setjmp(cpu->leave_buffer))
+		link = NULL;
+	for (;;) {
+		struct block_link *l = link;
+		enum engine_exit x;
+
+		if (!turn(cpu, &l, &x)) {
+			exit = x;
+			break;
+		}
+		link = l;
+	}
+	fpu_stash(cpu);
+	return exit;
+}

@@ -1,0 +1,274 @@
+/*
+ * Host code emission. Bytes are written through the writable mapping of the code memory; displacements are
+ * computed for its executable mapping (W^X: no page is both).
+ */
+#ifndef NESTOR_BT_EMIT_H
+#define NESTOR_BT_EMIT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Host registers, hardware numbering. */
+enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15 };
+#define H_NONE 0xff
+
+struct emitter {
+	uint8_t *p, *end;     /* in the writable mapping */
+	intptr_t exec_offset; /* executable address minus writable address */
+	bool overflow;        /* the buffer was too small: what was emitted is useless */
+};
+
+/* A ModRM operand: a register, or memory at [base + index << scale + disp], optionally through gs. */
+struct place {
+	bool memory, gs;
+	uint8_t reg;
+	uint8_t base, index, scale;
+	int32_t disp;
+};
+
+static inline struct place in_reg(unsigned reg)
+{
+	return (struct place){ .reg = reg };
+}
+
+static inline struct place at(unsigned base, int32_t disp)
+{
+	return (struct place){ .memory = true, .base = base, .index = H_NONE, .disp = disp };
+}
+
+static inline struct place at_indexed(unsigned base, unsigned index, unsigned scale, int32_t disp)
+{
+	return (struct place){ .memory = true, .base = base, .index = index, .scale = scale, .disp = disp };
+}
+
+/* A field of struct cpu or of the TLB, at a constant offset from gs. */
+static inline struct place in_cpu(int32_t offset)
+{
+	return (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_NONE, .disp = offset };
+}
+
+static inline struct place in_cpu_indexed(unsigned base, int32_t offset)
+{
+	return (struct place){ .memory = true, .gs = true, .base = base, .index = H_NONE, .disp = offset };
+}
+
+static inline void emit8(struct emitter *e, uint8_t byte)
+{
+	if (e->p < e->end)
+		*e->p++ = byte;
+	else
+		e->overflow = true;
+}
+
+static inline void emit_bytes(struct emitter *e, uint64_t value, unsigned size)
+{
+	for (unsigned i = 0; i < size; i++)
+		emit8(e, value >> (8 * i));
+}
+
+static inline void emit32(struct emitter *e, uint32_t value)
+{
+	emit_bytes(e, value, 4);
+}
+
+static inline uint8_t *emit_exec(const struct emitter *e)
+{
+	return e->p + e->exec_offset;
+}
+
+/* An instruction's fixed part. */
+struct form {
+	uint8_t prefix;   /* 66, F2 or F3; 0 none */
+	uint8_t prefix2;  /* a second one (66 with F2 of CRC32), 0 none */
+	uint8_t map;      /* 0..3 */
+	uint8_t opcode;
+	bool w;           /* REX.W */
+	bool lock;
+	bool force_rex;   /* SPL, BPL, SIL, DIL */
+};
+
+static inline void emit_modrm(struct emitter *e, unsigned reg, const struct place *rm)
+{
+	reg = (reg & 7) << 3;
+	if (!rm->memory) {
+		emit8(e, 0xc0 | reg | (rm->reg & 7));
+		return;
+	}
+	if (rm->base == H_NONE) {
+		/* absolute or index only: SIB without base */
+		emit8(e, reg | 4);
+		emit8(e, rm->scale << 6 | (rm->index == H_NONE ? 4 : rm->index & 7) << 3 | 5);
+		emit32(e, rm->disp);
+		return;
+	}
+	unsigned mod = rm->disp == 0 && (rm->base & 7) != 5 ? 0 : rm->disp == (int8_t)rm->disp ? 1 : 2;
+
+	if (rm->index != H_NONE || (rm->base & 7) == 4) {
+		emit8(e, mod << 6 | reg | 4);
+		emit8(e, rm->scale << 6 | (rm->index == H_NONE ? 4 : rm->index & 7) << 3 | (rm->base & 7));
+	} else {
+		emit8(e, mod << 6 | reg | (rm->base & 7));
+	}
+	if (mod == 1)
+		emit8(e, rm->disp);
+	else if (mod == 2)
+		emit32(e, rm->disp);
+}
+
+static inline unsigned emit_rex_bits(unsigned reg, const struct place *rm)
+{
+	unsigned rex = reg & 8 ? 4 : 0;
+
+	if (!rm->memory)
+		return rex | (rm->reg & 8 ? 1 : 0);
+	if (rm->index != H_NONE && rm->index & 8)
+		rex |= 2;
+	if (rm->base != H_NONE && rm->base & 8)
+		rex |= 1;
+	return rex;
+}
+
+static inline void emit_opcode_map(struct emitter *e, unsigned map)
+{
+	if (map)
+		emit8(e, 0x0f);
+	if (map == 2)
+		emit8(e, 0x38);
+	else if (map == 3)
+		emit8(e, 0x3a);
+}
+
+/* One instruction with a ModRM operand; an immediate follows by emit_bytes. */
+static inline void emit_insn(struct emitter *e, struct form f, unsigned reg, struct place rm)
+{
+	unsigned rex = emit_rex_bits(reg, &rm) | (f.w ? 8 : 0);
+
+	if (f.lock)
+		emit8(e, 0xf0);
+	if (f.prefix)
+		emit8(e, f.prefix);
+	if (f.prefix2)
+		emit8(e, f.prefix2);
+	if (rm.memory && rm.gs)
+		emit8(e, 0x65);
+	if (rex || f.force_rex)
+		emit8(e, 0x40 | rex);
+	emit_opcode_map(e, f.map);
+	emit8(e, f.opcode);
+	emit_modrm(e, reg, &rm);
+}
+
+/* pp: 0 none, 1 66, 2 F3, 3 F2. */
+static inline void emit_vex(struct emitter *e, unsigned map, unsigned pp, bool w, bool l, unsigned vvvv,
+			    uint8_t opcode, unsigned reg, struct place rm)
+{
+	unsigned rex = emit_rex_bits(reg, &rm);
+
+	if (rm.memory && rm.gs)
+		emit8(e, 0x65);
+	emit8(e, 0xc4);
+	emit8(e, (~rex & 7) << 5 | map);
+	emit8(e, w << 7 | (~vvvv & 15) << 3 | l << 2 | pp);
+	emit8(e, opcode);
+	emit_modrm(e, reg, &rm);
+}
+
+static inline void emit_op(struct emitter *e, bool w, uint8_t opcode, unsigned reg, struct place rm)
+{
+	emit_insn(e, (struct form){ .opcode = opcode, .w = w }, reg, rm);
+}
+
+static inline void emit_load(struct emitter *e, unsigned reg, struct place from)
+{
+	emit_op(e, true, 0x8b, reg, from);
+}
+
+static inline void emit_load32(struct emitter *e, unsigned reg, struct place from)
+{
+	emit_op(e, false, 0x8b, reg, from);
+}
+
+static inline void emit_store(struct emitter *e, struct place to, unsigned reg)
+{
+	emit_op(e, true, 0x89, reg, to);
+}
+
+static inline void emit_lea(struct emitter *e, unsigned reg, struct place from)
+{
+	emit_op(e, true, 0x8d, reg, from);
+}
+
+static inline void emit_lea32(struct emitter *e, unsigned reg, struct place from)
+{
+	emit_op(e, false, 0x8d, reg, from);
+}
+
+/* mov reg, value in the shortest form */
+static inline void emit_mov_imm(struct emitter *e, unsigned reg, uint64_t value)
+{
+	if (value <= UINT32_MAX) {
+		if (reg & 8)
+			emit8(e, 0x41);
+		emit8(e, 0xb8 | (reg & 7));
+		emit32(e, value);
+	} else if ((int64_t)value == (int32_t)value) {
+		emit_op(e, true, 0xc7, 0, in_reg(reg));
+		emit32(e, value);
+	} else {
+		emit8(e, 0x48 | (reg & 8 ? 1 : 0));
+		emit8(e, 0xb8 | (reg & 7));
+		emit_bytes(e, value, 8);
+	}
+}
+
+/* target: an executable address */
+static inline void emit_jmp(struct emitter *e, const void *target)
+{
+	emit8(e, 0xe9);
+	emit32(e, (const uint8_t *)target - (emit_exec(e) + 4));
+}
+
+static inline void emit_call(struct emitter *e, const void *target)
+{
+	emit8(e, 0xe8);
+	emit32(e, (const uint8_t *)target - (emit_exec(e) + 4));
+}
+
+static inline void emit_jcc(struct emitter *e, unsigned condition, const void *target)
+{
+	emit8(e, 0x0f);
+	emit8(e, 0x80 | condition);
+	emit32(e, (const uint8_t *)target - (emit_exec(e) + 4));
+}
+
+/* A jcc or jmp whose rel32 is filled in later: returns where. condition 16: jmp. */
+static inline uint8_t *emit_branch_later(struct emitter *e, unsigned condition)
+{
+	if (condition == 16) {
+		emit8(e, 0xe9);
+	} else {
+		emit8(e, 0x0f);
+		emit8(e, 0x80 | condition);
+	}
+	emit32(e, 0);
+	return e->p - 4;
+}
+
+/* Points the rel32 at `at_rw` (writable address) to the executable address `target`. One aligned-enough store. */
+static inline void emit_patch(const struct emitter *e, uint8_t *at_rw, const void *target)
+{
+	int32_t rel = (const uint8_t *)target - (at_rw + e->exec_offset + 4);
+
+	memcpy(at_rw, &rel, 4);
+}
+
+static inline void emit_patch_here(struct emitter *e, uint8_t *at_rw)
+{
+	if (!e->overflow)
+		emit_patch(e, at_rw, emit_exec(e));
+}
+
+enum { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A, CC_S, CC_NS, CC_P, CC_NP, CC_L, CC_GE, CC_LE, CC_G, CC_ALWAYS };
+
+#endif

@@ -1,0 +1,528 @@
+/*
+ * One computing instruction: registers renamed, memory operand redirected, everything else as it is.
+ *
+ * The order within an instruction is what makes exceptions exact: first every memory access is checked (the
+ * only step that can fault into C), then registers are borrowed for guest registers that live in memory, then
+ * the operation runs, then results and borrowed registers go back. A native fault of the operation itself
+ * finds the borrowed registers through its native_site.
+ */
+#include "engine/soft/bt/translate.h"
+
+const uint8_t access_sizes[16] = { 1, 2, 4, 8, 16, 32, 6, 10, 12, 14, 28, 64, 3, 5, 0, 0 };
+
+static unsigned size_code(unsigned size)
+{
+	for (unsigned i = 0; i < 14; i++)
+		if (access_sizes[i] == size)
+			return i;
+	return 15;
+}
+
+void flags_emit_save(struct emitter *e)
+{
+	emit_op(e, true, 0x8b, H_R10, in_reg(H_RAX)); /* mov r10, rax */
+	emit8(e, 0x9f);				      /* lahf */
+	emit_insn(e, (struct form){ .map = 1, .opcode = 0x90 }, 0, in_reg(H_RAX)); /* seto al */
+	emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, H_RAX, in_cpu(CPU_FIELD(cc_of)));
+	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R10));
+}
+
+void flags_emit_restore(struct emitter *e, unsigned free)
+{
+	struct place keep = free == H_NONE ? in_cpu(CPU_SCRATCH(3)) : in_reg(free);
+
+	emit_store(e, keep, H_RAX);
+	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_RAX, in_cpu(CPU_FIELD(cc_of))); /* movzx */
+	emit8(e, 0x04); /* add al, 127: OF = (al == 1) */
+	emit8(e, 0x7f);
+	emit8(e, 0x9e); /* sahf */
+	emit_load(e, H_RAX, keep);
+}
+
+void flags_before_clobber(struct translation *t, bool needed)
+{
+	if (t->flags == FLAGS_HOST) {
+		if (needed)
+			flags_emit_save(t->e);
+		t->flags = needed ? FLAGS_CPU : FLAGS_DEAD;
+	} else if (t->flags == FLAGS_BOTH) {
+		t->flags = FLAGS_CPU;
+	}
+}
+
+void flags_to_host(struct translation *t, unsigned free)
+{
+	if (t->flags != FLAGS_CPU)
+		return;
+	flags_emit_restore(t->e, free);
+	t->flags = FLAGS_BOTH;
+}
+
+void flags_to_cpu(struct translation *t)
+{
+	if (t->flags == FLAGS_HOST) {
+		flags_emit_save(t->e);
+	} else if (t->flags == FLAGS_DEAD) {
+		/* Nobody reads them; a fixed value keeps runs reproducible. */
+		emit_insn(t->e, (struct form){ .prefix = 0x66, .opcode = 0xc7 }, 0, in_cpu(CPU_FIELD(cc_of)));
+		emit_bytes(t->e, 0x0200, 2);
+	}
+	t->flags = FLAGS_CPU;
+}
+
+unsigned use_guest_register(struct translation *t, unsigned guest, unsigned temporary)
+{
+	unsigned host = host_register(guest);
+
+	if (host != H_NONE)
+		return host;
+	emit_load(t->e, temporary, in_cpu(CPU_GPR(guest)));
+	return temporary;
+}
+
+/* The linear address of a RIP-relative or absolute operand whose value the translator knows. */
+static bool constant_address(const struct translation *t, const struct insn *insn, uint64_t *address)
+{
+	if (insn->index != INSN_NO_REG || insn->segment == SEG_FS || insn->segment == SEG_GS || !t->code64 ||
+	    insn->address_size != 8)
+		return false;
+	if (insn->base == INSN_NO_REG) {
+		*address = insn->displacement;
+		return true;
+	}
+	if (insn->base == INSN_BASE_RIP && t->linear_known) {
+		*address = t->linear + t->offset[t->i + 1] + insn->displacement;
+		return true;
+	}
+	return false;
+}
+
+static bool fits32(int64_t value)
+{
+	return value == (int32_t)value;
+}
+
+void emit_effective_address(struct translation *t, const struct insn *insn)
+{
+	struct emitter *e = t->e;
+	unsigned base = H_NONE, index = H_NONE;
+	int64_t disp = insn->displacement;
+
+	if (insn->base == INSN_BASE_RIP) {
+		disp += t->offset[t->i + 1];
+		if (t->linear_known) {
+			emit_mov_imm(e, H_R11, t->linear + disp);
+		} else {
+			emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
+			if (fits32(disp)) {
+				emit_lea(e, H_R11, at(H_R11, disp));
+			} else {
+				emit_mov_imm(e, H_R10, disp);
+				emit_lea(e, H_R11, at_indexed(H_R11, H_R10, 0, 0));
+			}
+		}
+	} else {
+		if (insn->index != INSN_NO_REG)
+			index = use_guest_register(t, insn->index, H_R11);
+		if (insn->base != INSN_NO_REG)
+			base = use_guest_register(t, insn->base, index == H_R11 ? H_R10 : H_R11);
+		if (base == H_NONE && index == H_NONE)
+			emit_mov_imm(e, H_R11, disp);
+		else
+			emit_lea(e, H_R11,
+				 (struct place){ .memory = true, .base = base, .index = index, .scale = insn->scale, .disp = disp });
+	}
+	if (insn->address_size == 4)
+		emit_op(e, false, 0x8b, H_R11, in_reg(H_R11));
+	else if (insn->address_size == 2)
+		emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, in_reg(H_R11)); /* movzx r11d, r11w */
+	if (!t->careful && t->code64 && (insn->segment == SEG_FS || insn->segment == SEG_GS))
+		emit_op(e, true, 0x03, H_R11, in_cpu(CPU_SEG_BASE(insn->segment)));
+}
+
+static uint32_t describe_access(const struct translation *t, unsigned size, unsigned use, unsigned segment)
+{
+	return t->offset[t->i] | size_code(size) << 12 | use << 16 | segment << 18 |
+	       (t->flags == FLAGS_DEAD ? 1u << 21 : 0) | t->i << 22;
+}
+
+static struct slow_stub *new_stub(struct translation *t)
+{
+	struct slow_stub *stub = &t->stub[t->stub_count++];
+
+	*stub = (struct slow_stub){ 0 };
+	return stub;
+}
+
+/*
+ * The inline lookup of the address in r11. address_form: afterwards the host address is in r11 (r10 free);
+ * else the addend is in r10 (r11 free).
+ */
+static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsigned segment, bool address_form)
+{
+	struct emitter *e = t->e;
+	enum tlb_class class = MODE_CLASS(t->key);
+	int32_t table = use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class);
+	struct slow_stub *stub = new_stub(t);
+
+	if (t->bt->host_bmi2) {
+		emit_vex(e, 3, 3, true, false, 0, 0xf0, H_R10, in_reg(H_R11)); /* rorx r10, r11, 8 */
+		emit8(e, 8);
+	} else {
+		emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
+		emit_op(e, true, 0xc1, 5, in_reg(H_R10)); /* shr r10, 8 */
+		emit8(e, 8);
+	}
+	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots * 16 */
+	emit32(e, (TLB_SLOTS - 1) * sizeof(struct tlb_entry));
+	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor r11, page */
+	emit_op(e, true, 0x81, 7, in_reg(H_R11));
+	emit32(e, PAGE_SIZE - size);
+	stub->from = emit_branch_later(e, CC_A);
+	stub->access = describe_access(t, size, use, segment);
+	stub->tlb_offset = table;
+	stub->address_form = address_form;
+	if (address_form) {
+		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table));
+		emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, table + 8));
+	} else {
+		emit_load(e, H_R10, in_cpu_indexed(H_R10, table + 8));
+	}
+	stub->resume = e->p;
+}
+
+static struct place emit_careful(struct translation *t, unsigned size, unsigned use, unsigned segment)
+{
+	/* r11: the offset; C returns the host address in r10. A size without a code has no inline form. */
+	emit_mov_imm(t->e, H_R10, describe_access(t, size, use, segment));
+	emit_call(t->e, t->bt->careful_access);
+	return at(H_R10, 0);
+}
+
+/* A 64-bit operand whose page and slot are known now: one compare. */
+static struct place emit_constant_lookup(struct translation *t, uint64_t address, unsigned size, unsigned use)
+{
+	struct emitter *e = t->e;
+	enum tlb_class class = MODE_CLASS(t->key);
+	int32_t table = (use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class)) +
+			(int32_t)(tlb_slot(address) * sizeof(struct tlb_entry));
+	struct slow_stub *stub = new_stub(t);
+
+	emit_op(e, true, 0x81, 7, in_cpu(table)); /* cmp page, imm32 */
+	emit32(e, address & PAGE_MASK);
+	stub->from = emit_branch_later(e, CC_NE);
+	stub->access = describe_access(t, size, use, SEG_DS);
+	stub->constant = true;
+	stub->address = address;
+	emit_load(e, H_R10, in_cpu(table + 8));
+	stub->resume = e->p;
+	return at(H_R10, (int32_t)address);
+}
+
+struct place emit_access(struct translation *t, const struct insn *insn, unsigned size, unsigned use)
+{
+	uint64_t constant;
+	unsigned base;
+
+	if (t->careful) {
+		emit_effective_address(t, insn);
+		return emit_careful(t, size, use, insn->segment);
+	}
+	if (constant_address(t, insn, &constant) && fits32(constant) && (constant & 0xfff) <= PAGE_SIZE - size)
+		return emit_constant_lookup(t, constant, size, use);
+	emit_effective_address(t, insn);
+	bool simple = t->code64 && insn->address_size == 8 && insn->segment != SEG_FS && insn->segment != SEG_GS &&
+		      insn->base != INSN_BASE_RIP && (insn->base == INSN_NO_REG || host_register(insn->base) != H_NONE) &&
+		      (insn->index == INSN_NO_REG || host_register(insn->index) != H_NONE) && fits32(insn->displacement);
+
+	emit_lookup(t, size, use, insn->segment, !simple);
+	if (!simple)
+		return at(H_R11, 0);
+	base = insn->base == INSN_NO_REG ? H_NONE : host_register(insn->base);
+	if (insn->index == INSN_NO_REG) {
+		if (base == H_NONE)
+			return at(H_R10, insn->displacement);
+		return at_indexed(base, H_R10, 0, insn->displacement);
+	}
+	if (base != H_NONE)
+		emit_lea(t->e, H_R10, at_indexed(H_R10, base, 0, 0));
+	return at_indexed(H_R10, host_register(insn->index), insn->scale, insn->displacement);
+}
+
+struct place emit_access_r11(struct translation *t, unsigned size, unsigned use, unsigned segment)
+{
+	if (t->careful)
+		return emit_careful(t, size, use, segment);
+	emit_lookup(t, size, use, segment, true);
+	return at(H_R11, 0);
+}
+
+void emit_commit(struct translation *t, unsigned use)
+{
+	if (!t->careful || !(use & USE_WRITE))
+		return;
+	flags_before_clobber(t, t->live_before[t->i + 1]);
+	if (t->flags == FLAGS_DEAD)
+		flags_to_cpu(t);
+	emit_call(t->e, t->bt->careful_commit);
+}
+
+void emit_op_call(struct translation *t, const struct insn *insn, op_function *function, bool ends)
+{
+	struct op_call *call = bt_alloc(t->bt, sizeof(*call));
+
+	if (!call) {
+		t->e->overflow = true;
+		return;
+	}
+	*call = (struct op_call){ .function = function, .block = t->block, .page_offset = t->offset[t->i],
+				  .index = t->i, .ends = ends, .insn = *insn };
+	flags_to_cpu(t);
+	emit_mov_imm(t->e, H_R10, (uintptr_t)call);
+	emit_call(t->e, t->bt->call_op);
+}
+
+/* ---- borrowing host registers for guest registers that live in memory ---- */
+
+struct borrowed {
+	uint8_t host;	/* the host register lent */
+	uint8_t guest;	/* the guest register it stands for; H_NONE: an address */
+	uint8_t scratch; /* index of the scratch slot with the lender's value, or H_NONE (r10, r11) */
+	bool written;
+};
+
+struct registers {
+	uint16_t used; /* host registers that the instruction needs as they are */
+	struct borrowed borrowed[4];
+	unsigned count, scratch_count;
+};
+
+static unsigned borrow(struct translation *t, struct registers *r, uint16_t allowed)
+{
+	static const uint8_t order[] = { H_R11, H_R10, H_RBX, H_RBP, H_RSI, H_RDI, H_RDX, H_RCX,
+					 H_R8,	H_R9,  H_R12, H_R13, H_R14, H_RAX };
+
+	for (unsigned i = 0; i < sizeof(order); i++) {
+		unsigned host = order[i];
+		struct borrowed *b = &r->borrowed[r->count];
+
+		if (r->used >> host & 1 || !(allowed >> host & 1))
+			continue;
+		r->used |= 1u << host;
+		*b = (struct borrowed){ .host = host, .guest = H_NONE, .scratch = H_NONE };
+		if (host != H_R10 && host != H_R11) {
+			b->scratch = r->scratch_count++;
+			emit_store(t->e, in_cpu(CPU_SCRATCH(b->scratch)), host);
+		}
+		r->count++;
+		return host;
+	}
+	t->e->overflow = true; /* cannot happen: an instruction names few registers */
+	return H_RAX;
+}
+
+static unsigned borrow_for_guest(struct translation *t, struct registers *r, unsigned guest, unsigned use)
+{
+	unsigned host = host_register(guest);
+
+	if (host != H_NONE)
+		return host;
+	for (unsigned i = 0; i < r->count; i++)
+		if (r->borrowed[i].guest == guest) {
+			r->borrowed[i].written |= use & USE_WRITE;
+			return r->borrowed[i].host;
+		}
+	host = borrow(t, r, 0xffff);
+	r->borrowed[r->count - 1].guest = guest;
+	r->borrowed[r->count - 1].written = use & USE_WRITE;
+	emit_load(t->e, host, in_cpu(CPU_GPR(guest)));
+	return host;
+}
+
+static void give_back(struct translation *t, struct registers *r)
+{
+	for (unsigned i = r->count; i-- > 0;) {
+		struct borrowed *b = &r->borrowed[i];
+
+		if (b->guest != H_NONE && b->written)
+			emit_store(t->e, in_cpu(CPU_GPR(b->guest)), b->host);
+		if (b->scratch != H_NONE)
+			emit_load(t->e, b->host, in_cpu(CPU_SCRATCH(b->scratch)));
+	}
+}
+
+static void note_site(struct translation *t, const struct registers *r)
+{
+	struct native_site *site = &t->site[t->site_count++];
+
+	*site = (struct native_site){ .code_offset = t->e->p - t->base_rw, .page_offset = t->offset[t->i],
+				      .spilled = H_NONE, .spilled2 = H_NONE,
+				      .flags_dead = t->flags == FLAGS_DEAD, .index = t->i };
+	for (unsigned i = 0; i < r->count; i++) {
+		if (r->borrowed[i].scratch == 0)
+			site->spilled = r->borrowed[i].host;
+		else if (r->borrowed[i].scratch == 1)
+			site->spilled2 = r->borrowed[i].host;
+	}
+}
+
+/* A byte register without REX: numbers 4 to 7 are AH, CH, DH, BH. */
+static bool is_high_byte(const struct insn *insn, unsigned number)
+{
+	return !(insn->prefixes & (PREFIX_REX | PREFIX_VEX)) && number >= 4 && number < 8;
+}
+
+/* Does 66H mean the operand size (and not a mandatory prefix)? */
+static bool has_integer_size(const struct insn *insn)
+{
+	if (insn->map == 0)
+		return insn->opcode < 0xd8 || insn->opcode > 0xdf;
+	if (insn->map == 1)
+		switch (insn->opcode) {
+		case 0x40 ... 0x4f:
+		case 0xa3 ... 0xa5:
+		case 0xab ... 0xad:
+		case 0xaf ... 0xb1:
+		case 0xb3:
+		case 0xb6 ... 0xc1:
+			return true;
+		}
+	return insn->map == 2 && (insn->opcode == 0xf0 || insn->opcode == 0xf1);
+}
+
+static bool is_byte_operation(const struct insn *insn)
+{
+	return insn->map == 0 && !(insn->opcode & 1) &&
+	       (insn->opcode < 0x40 || (insn->opcode >= 0x80 && insn->opcode < 0x8c) || insn->opcode == 0xa8 ||
+		insn->opcode == 0xc0 || insn->opcode == 0xc6 || insn->opcode == 0xd0 || insn->opcode == 0xd2 ||
+		insn->opcode == 0xf6 || insn->opcode == 0xfe);
+}
+
+static void emit_operation(struct translation *t, const struct insn *insn, unsigned reg, struct place rm,
+			   unsigned vvvv, bool force_rex)
+{
+	struct emitter *e = t->e;
+	struct form f = { .map = insn->map, .opcode = insn->opcode, .lock = insn->prefixes & PREFIX_LOCK,
+			  .force_rex = force_rex };
+
+	if (insn->prefixes & PREFIX_VEX) {
+		emit_vex(e, insn->map, insn->vex_pp, insn->rex & 8, insn->vex_l, vvvv, insn->opcode, reg, rm);
+	} else {
+		f.w = insn->rex & 8;
+		if (has_integer_size(insn)) {
+			if (insn->operand_size == 2 && !is_byte_operation(insn))
+				f.prefix = 0x66;
+		} else if (insn->prefixes & PREFIX_OPSIZE) {
+			f.prefix = 0x66;
+		}
+		if (insn->prefixes & (PREFIX_REP | PREFIX_REPNE)) {
+			uint8_t repeat = insn->prefixes & PREFIX_REP ? 0xf3 : 0xf2;
+
+			if (f.prefix)
+				f.prefix2 = repeat;
+			else
+				f.prefix = repeat;
+		}
+		emit_insn(e, f, reg, rm);
+	}
+	emit_bytes(e, insn->imm, insn->imm_size);
+}
+
+/* An instruction without ModRM: accumulator forms, CBW, CWD, CMC, CLC, STC, LAHF, SAHF, EMMS, VZEROUPPER, WAIT. */
+static void emit_plain(struct translation *t, const struct insn *insn)
+{
+	struct emitter *e = t->e;
+
+	if (insn->prefixes & PREFIX_VEX) {
+		emit8(e, 0xc5);
+		emit8(e, 0xf8 | insn->vex_l << 2 | insn->vex_pp);
+		emit8(e, insn->opcode);
+		return;
+	}
+	if (has_integer_size(insn) && insn->operand_size == 2 && !is_byte_operation(insn))
+		emit8(e, 0x66);
+	if (insn->rex & 8)
+		emit8(e, 0x48);
+	emit_opcode_map(e, insn->map);
+	emit8(e, insn->opcode);
+	emit_bytes(e, insn->imm, insn->imm_size);
+}
+
+void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape)
+{
+	struct registers r = { .used = shape->implicit };
+	unsigned live_after = t->live_before[t->i + 1], live = t->live_before[t->i];
+	struct place rm = in_reg(insn->rm & 15);
+	unsigned reg = insn->reg, vvvv = insn->vex_vvvv;
+	bool force_rex = false, high = false;
+
+	/* The stack pointer is named implicitly only by instructions that never come here. */
+	if (insn->is_memory && shape->memory_use) {
+		flags_before_clobber(t, live);
+		if (size_code(shape->memory_size) == 15) {
+			emit_op_call(t, insn, op_ud, true); /* no announced instruction has such an operand */
+			return;
+		}
+		rm = emit_access(t, insn, shape->memory_size, shape->memory_use);
+	} else if (insn->is_memory) {
+		rm = at(H_RAX, 0); /* the address is not used */
+	}
+	if (rm.memory) {
+		if (rm.base != H_NONE)
+			r.used |= 1u << rm.base;
+		if (rm.index != H_NONE)
+			r.used |= 1u << rm.index;
+	}
+	/* First what is in its own register, so that it is not lent. */
+	if (shape->reg_use && host_register(reg) != H_NONE)
+		r.used |= 1u << (shape->reg_is_byte && is_high_byte(insn, reg) ? reg - 4 : host_register(reg));
+	if (shape->rm_use && host_register(insn->rm) != H_NONE)
+		r.used |= 1u << (shape->rm_is_byte && is_high_byte(insn, insn->rm) ? insn->rm - 4u : host_register(insn->rm));
+	if (shape->vvvv_use && host_register(vvvv) != H_NONE)
+		r.used |= 1u << host_register(vvvv);
+
+	if (shape->reg_use) {
+		if (shape->reg_is_byte && is_high_byte(insn, reg)) {
+			high = true;
+		} else {
+			reg = borrow_for_guest(t, &r, reg, shape->reg_use);
+			force_rex |= shape->reg_is_byte && reg >= 4;
+		}
+	}
+	if (shape->rm_use && !rm.memory) {
+		if (shape->rm_is_byte && is_high_byte(insn, insn->rm)) {
+			high = true;
+		} else {
+			rm.reg = borrow_for_guest(t, &r, insn->rm, shape->rm_use);
+			force_rex |= shape->rm_is_byte && rm.reg >= 4;
+		}
+	}
+	if (shape->vvvv_use)
+		vvvv = borrow_for_guest(t, &r, vvvv, shape->vvvv_use);
+	if (high && rm.memory && (rm.base >= H_R8 || (rm.index != H_NONE && rm.index >= H_R8))) {
+		/* AH…BH cannot be named beside a REX prefix: move the address to a low register. */
+		unsigned low = borrow(t, &r, 0xff & ~(1u << H_RSP));
+
+		emit_lea(t->e, low, rm);
+		rm = at(low, 0);
+	}
+
+	if (shape->flags_read || (live_after & ~shape->flags_written)) {
+		if (shape->flags_read || shape->flags_written) {
+			unsigned free = !(r.used >> H_R11 & 1) ? H_R11 : !(r.used >> H_R10 & 1) ? H_R10 : H_NONE;
+
+			flags_to_host(t, free);
+		}
+	}
+	if (shape->may_fault)
+		note_site(t, &r);
+	if (insn->has_modrm)
+		emit_operation(t, insn, reg, rm, vvvv, force_rex);
+	else
+		emit_plain(t, insn);
+	if (shape->flags_written)
+		t->flags = FLAGS_HOST;
+	give_back(t, &r);
+	if (rm.memory && shape->memory_use)
+		emit_commit(t, shape->memory_use);
+}

@@ -1,0 +1,56 @@
+#include "engine/soft/bt/native_signal.h"
+
+#include <signal.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#define SIGNAL_STACK (64u * 1024)
+
+/* ucontext's index of each hardware register number. */
+static const uint8_t greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+				     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+
+/*
+ * Continues in the fault thunk, with the guest's registers as they are; only what was lent is put back. Any
+ * other fault is a defect of ours and takes its default course when the instruction is done again.
+ */
+static void on_native_fault(int number, siginfo_t *info, void *context)
+{
+	greg_t *gregs = ((ucontext_t *)context)->uc_mcontext.gregs;
+	struct native_redirect redirect;
+
+	(void)info;
+	if (!native_fault_redirect(gregs[REG_RIP], gregs[REG_TRAPNO], &redirect)) {
+		signal(number, SIG_DFL);
+		return;
+	}
+	for (unsigned i = 0; i < 2; i++)
+		if (redirect.lent[i] < 16)
+			gregs[greg_of[redirect.lent[i]]] = redirect.value[i];
+	gregs[REG_R10] = redirect.r10;
+	gregs[REG_RIP] = redirect.rip;
+}
+
+int native_signals_init(void)
+{
+	static const int signals[] = { SIGFPE, SIGSEGV, SIGBUS };
+	struct sigaction action = { .sa_sigaction = on_native_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	stack_t stack = { .ss_size = SIGNAL_STACK };
+
+	stack.ss_sp = mmap(NULL, SIGNAL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (stack.ss_sp == MAP_FAILED || sigaltstack(&stack, NULL) < 0)
+		return -1;
+	sigemptyset(&action.sa_mask);
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		sigaction(signals[i], &action, NULL);
+	return 0;
+}
+
+void native_signals_end(void)
+{
+	stack_t stack, none = { .ss_flags = SS_DISABLE };
+
+	if (!sigaltstack(&none, &stack) && !(stack.ss_flags & SS_DISABLE))
+		munmap(stack.ss_sp, stack.ss_size);
+}

@@ -1,0 +1,22 @@
+/* Faults of guest instructions that run on the host arrive as signals. */
+#ifndef NESTOR_BT_NATIVE_SIGNAL_H
+#define NESTOR_BT_NATIVE_SIGNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Where to go on after the signal, and which host registers get other values (number 0xff: none). */
+struct native_redirect {
+	uint8_t lent[2];
+	uint64_t value[2];
+	uint64_t r10, rip;
+};
+
+/* Installs the handlers, and an alternate signal stack for this thread. Returns 0 or -1. */
+int native_signals_init(void);
+void native_signals_end(void);
+
+/* Provided by create.c; called in the handler. trap: the exception's vector. False: not the guest's doing. */
+bool native_fault_redirect(uint64_t host_rip, unsigned trap, struct native_redirect *redirect);
+
+#endif

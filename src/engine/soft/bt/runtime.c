@@ -1,0 +1,180 @@
+/* What translated code calls: ops, and memory accesses that the inline lookup could not do. */
+#include "engine/soft/bt/bt.h"
+#include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/memory.h"
+
+#ifdef NESTOR_SANITIZED
+/* Instrumented code may use vector registers: put the guest's away around it. */
+#define C_BEGIN(cpu) fpu_stash(cpu)
+#else
+#define C_BEGIN(cpu) ((void)0)
+#endif
+/* Translated code goes on: its vector state belongs into the host's registers again. */
+#define C_END(cpu)                                                                                             \
+	do {                                                                                                   \
+		if ((cpu)->fpu_stashed)                                                                        \
+			fpu_unstash(cpu);                                                                      \
+	} while (0)
+
+/* No value is read before it is written; a fixed one keeps runs reproducible. */
+static void flags_canonical(struct cpu *cpu)
+{
+	cpu->cc_of = 0;
+	cpu->cc_low = 2;
+}
+
+uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
+{
+	const struct insn *insn = &call->insn;
+	uint64_t expected;
+	uint8_t shadow = cpu->shadow;
+
+	C_BEGIN(cpu);
+	cpu->rip = bt_rip(cpu, call->page_offset);
+	expected = bt_rip(cpu, call->page_offset + insn->length);
+	if (!(cpu->mode & (MODE_CODE64 | MODE_CODE32)))
+		expected &= 0xffff;
+	cpu->next_rip = expected;
+	call->function(cpu, insn);
+	cpu->rip = cpu->next_rip;
+	if (shadow && cpu->shadow == shadow)
+		cpu->shadow = 0;
+	if (call->ends || cpu->next_rip != expected)
+		return 1;
+	C_END(cpu);
+	return 0;
+}
+
+static void begin_access(struct cpu *cpu, uint32_t access)
+{
+	unsigned offset = ACCESS_PAGE_OFFSET(access);
+
+	C_BEGIN(cpu);
+	cpu->rip = bt_rip(cpu, offset);
+	if (ACCESS_FLAGS_DEAD(access))
+		flags_canonical(cpu);
+}
+
+/* The instruction is done over, alone, with a bounce buffer. */
+static _Noreturn void retry_carefully(struct cpu *cpu)
+{
+	cpu->bt->careful_key = KEY_ONE | KEY_CAREFUL;
+	cpu_leave(cpu);
+}
+
+static void read_linear(struct cpu *cpu, gla_t gla, uint8_t *to, unsigned size)
+{
+	enum tlb_class class = mem_class(cpu);
+
+	if (size == 1 || size == 2 || size == 4 || size == 8) {
+		uint64_t value = mem_read_linear(cpu, gla, size, class);
+
+		memcpy(to, &value, size);
+	} else {
+		mem_read_block(cpu, gla, to, size, class);
+	}
+}
+
+static bool is_canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* Returns what to add to gla for the host address. */
+uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access)
+{
+	unsigned size = access_sizes[ACCESS_SIZE_CODE(access)];
+	bool write = ACCESS_USE(access) & USE_WRITE;
+	bool crosses = (gla & (PAGE_SIZE - 1)) + size > PAGE_SIZE;
+	uint64_t addend;
+
+	begin_access(cpu, access);
+	if (!is_canonical(gla) || !is_canonical(gla + size - 1)) {
+		if (ACCESS_SEGMENT(access) == SEG_SS)
+			cpu_raise_error(cpu, VECTOR_SS, 0);
+		cpu_raise_error(cpu, VECTOR_GP, 0);
+	}
+	if (!crosses) {
+		gpa_t gpa;
+		uint8_t *host = tlb_access(cpu, GLA(gla), size, write ? ACCESS_WRITE : ACCESS_READ, mem_class(cpu), &gpa);
+
+		if (host) {
+			C_END(cpu);
+			return (uint64_t)host - gla;
+		}
+	}
+	if (write)
+		retry_carefully(cpu);
+	uint8_t *bounce = cpu->bounce + (gla & 63);
+
+	read_linear(cpu, GLA(gla), bounce, size);
+	addend = (uint64_t)bounce - gla;
+	C_END(cpu);
+	return addend;
+}
+
+/* Returns the host address of the operand: the bounce buffer. */
+uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access)
+{
+	struct bt *bt = cpu->bt;
+	unsigned size = access_sizes[ACCESS_SIZE_CODE(access)], use = ACCESS_USE(access);
+	unsigned segment = ACCESS_SEGMENT(access);
+	bool write = use & USE_WRITE;
+
+	begin_access(cpu, access);
+	gla_t gla = mem_linear(cpu, segment, offset, size, write ? ACCESS_WRITE : ACCESS_READ);
+
+	if (cpu->mode & MODE_ALIGN && size <= 8 && gla.v & (size - 1))
+		cpu_raise_error(cpu, VECTOR_AC, 0);
+	uint8_t *bounce = cpu->bounce + (gla.v & 63);
+
+	if (write)
+		mem_check_write(cpu, gla, size, mem_class(cpu));
+	if (use & USE_READ)
+		read_linear(cpu, gla, bounce, size);
+	bt->careful.offset = gla.v;
+	bt->careful.size = size;
+	bt->careful.write = write;
+	C_END(cpu);
+	return (uint64_t)bounce;
+}
+
+void bt_careful_commit(struct cpu *cpu)
+{
+	struct bt *bt = cpu->bt;
+	gla_t gla = GLA(bt->careful.offset);
+	unsigned size = bt->careful.size;
+	const uint8_t *bounce = cpu->bounce + (gla.v & 63);
+
+	C_BEGIN(cpu);
+	if (size == 1 || size == 2 || size == 4 || size == 8) {
+		uint64_t value = 0;
+
+		memcpy(&value, bounce, size);
+		mem_write_linear(cpu, gla, size, value, mem_class(cpu));
+	} else {
+		mem_write_block(cpu, gla, bounce, size, mem_class(cpu));
+	}
+	C_END(cpu);
+}
+
+void bt_native_fault(struct cpu *cpu, struct native_site *site)
+{
+	unsigned vector = cpu->scratch[2];
+
+	C_BEGIN(cpu);
+	cpu->rip = bt_rip(cpu, site->page_offset);
+	flags_canonical(cpu);
+	switch (vector) {
+	case VECTOR_XM:
+		if (!(cpu->cr4 & CR4_OSXMMEXCPT))
+			cpu_raise(cpu, VECTOR_UD);
+		cpu_raise(cpu, VECTOR_XM);
+	case VECTOR_GP:
+		cpu_raise_error(cpu, VECTOR_GP, 0);
+	case VECTOR_AC:
+		cpu_raise_error(cpu, VECTOR_AC, 0);
+	default:
+		cpu_raise(cpu, vector);
+	}
+}

@@ -1,0 +1,191 @@
+/* The fixed pieces of host code around translated blocks, emitted once per vCPU. */
+#include "engine/soft/bt/translate.h"
+
+/* Guest registers that live in host registers. */
+static const uint8_t resident[] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI,
+				    REG_RDI, REG_R8,  REG_R9,  REG_R12, REG_R13, REG_R14 };
+
+static void emit_spill(struct emitter *e)
+{
+	for (unsigned i = 0; i < sizeof(resident); i++)
+		emit_store(e, in_cpu(CPU_GPR(resident[i])), host_register(resident[i]));
+}
+
+static void emit_reload(struct emitter *e)
+{
+	for (unsigned i = 0; i < sizeof(resident); i++)
+		emit_load(e, host_register(resident[i]), in_cpu(CPU_GPR(resident[i])));
+}
+
+static void emit_call_c(struct emitter *e, const void *function)
+{
+	emit_mov_imm(e, H_RAX, (uintptr_t)function);
+	emit8(e, 0xff); /* call rax */
+	emit8(e, 0xd0);
+}
+
+static void emit_rsp_adjust(struct emitter *e, int32_t bytes)
+{
+	emit_lea(e, H_RSP, at(H_RSP, bytes));
+}
+
+static const uint8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
+
+static void emit_push_pop(struct emitter *e, uint8_t opcode, unsigned reg)
+{
+	if (reg & 8)
+		emit8(e, 0x41);
+	emit8(e, opcode | (reg & 7));
+}
+
+static void emit_return_to_c(struct emitter *e)
+{
+	emit_rsp_adjust(e, 8);
+	for (unsigned i = sizeof(callee_saved); i-- > 0;)
+		emit_push_pop(e, 0x58, callee_saved[i]);
+	emit8(e, 0xc3);
+}
+
+/* uint64_t enter(struct cpu *cpu, const void *code): returns what the block left in r10. */
+static void emit_enter(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+
+	bt->enter = (void *)emit_exec(e);
+	for (unsigned i = 0; i < sizeof(callee_saved); i++)
+		emit_push_pop(e, 0x50, callee_saved[i]);
+	emit_rsp_adjust(e, -8);
+	emit_op(e, true, 0x8b, H_R11, in_reg(H_RSI));
+	emit_reload(e);
+	emit8(e, 0x41); /* jmp r11 */
+	emit8(e, 0xff);
+	emit8(e, 0xe3);
+}
+
+static void emit_exits(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+
+	/* r11: the target */
+	bt->exit_indirect = emit_exec(e);
+	emit_store(e, in_cpu(CPU_FIELD(rip)), H_R11);
+	emit_mov_imm(e, H_R10, 0);
+	/* r10: the link that was not connected, or 0 */
+	bt->exit = emit_exec(e);
+	emit_spill(e);
+	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R10));
+	emit_return_to_c(e);
+}
+
+/* r10: struct op_call. */
+static void emit_op_thunk(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *leave;
+
+	bt->call_op = emit_exec(e);
+	emit_spill(e);
+	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
+	emit_op(e, true, 0x8b, H_RSI, in_reg(H_R10));
+	emit_rsp_adjust(e, -8);
+	emit_call_c(e, (void *)bt_run_op);
+	emit_rsp_adjust(e, 8);
+	emit_op(e, false, 0x85, H_RAX, in_reg(H_RAX));
+	leave = emit_branch_later(e, CC_NE);
+	emit_reload(e);
+	emit8(e, 0xc3);
+	emit_patch_here(e, leave);
+	emit_rsp_adjust(e, 8); /* the return address into the block */
+	emit_mov_imm(e, H_RAX, 0);
+	emit_return_to_c(e);
+}
+
+/* r11: address or offset, r10: description. Result in r10; r11 is kept. */
+static uint8_t *emit_access_thunk(struct bt *bt, const void *function)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *start = emit_exec(e);
+
+	emit_spill(e);
+	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_R11);
+	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
+	emit_op(e, true, 0x8b, H_RSI, in_reg(H_R11));
+	emit_op(e, false, 0x8b, H_RDX, in_reg(H_R10));
+	emit_rsp_adjust(e, -8);
+	emit_call_c(e, function);
+	emit_rsp_adjust(e, 8);
+	emit_op(e, true, 0x8b, H_R10, in_reg(H_RAX));
+	emit_load(e, H_R11, in_cpu(CPU_SCRATCH(3)));
+	emit_reload(e);
+	emit8(e, 0xc3);
+	return start;
+}
+
+static void emit_commit_thunk(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+
+	bt->careful_commit = emit_exec(e);
+	emit_spill(e);
+	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
+	emit_rsp_adjust(e, -8);
+	emit_call_c(e, (void *)bt_careful_commit);
+	emit_rsp_adjust(e, 8);
+	emit_reload(e);
+	emit8(e, 0xc3);
+}
+
+/* r10: struct native_site. Entered from the signal handler; does not return. */
+static void emit_fault_thunk(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+
+	bt->native_fault = emit_exec(e);
+	emit_spill(e);
+	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
+	emit_op(e, true, 0x8b, H_RSI, in_reg(H_R10));
+	emit_call_c(e, (void *)bt_native_fault);
+}
+
+/* r11: the target rip, in this class. The flags are in struct cpu. */
+static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *kicked, *missed;
+
+	bt->jump_cached[class] = emit_exec(e);
+	emit_op(e, false, 0x83, 7, in_cpu(CPU_FIELD(kick)));
+	emit8(e, 0);
+	kicked = emit_branch_later(e, CC_NE);
+	emit_op(e, false, 0x8b, H_R10, in_reg(H_R11));
+	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots - 1 */
+	emit32(e, JUMP_CACHE_SLOTS - 1);
+	emit_op(e, false, 0xc1, 4, in_reg(H_R10)); /* shl r10d, 4 */
+	emit8(e, 4);
+	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, JUMP_TABLE(class)));
+	missed = emit_branch_later(e, CC_NE);
+	emit_load(e, H_R10, in_cpu_indexed(H_R10, JUMP_TABLE(class) + 8));
+	emit_op(e, true, 0x81, 4, in_reg(H_R11)); /* and r11, page */
+	emit32(e, (uint32_t)PAGE_MASK);
+	emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+	emit8(e, 0x41); /* jmp r10 */
+	emit8(e, 0xff);
+	emit8(e, 0xe2);
+	emit_patch_here(e, kicked);
+	emit_patch_here(e, missed);
+	emit_jmp(e, bt->exit_indirect);
+}
+
+void bt_emit_thunks(struct bt *bt)
+{
+	emit_enter(bt);
+	emit_exits(bt);
+	emit_op_thunk(bt);
+	bt->slow_access = emit_access_thunk(bt, (void *)bt_slow_access);
+	bt->careful_access = emit_access_thunk(bt, (void *)bt_careful_access);
+	emit_commit_thunk(bt);
+	emit_fault_thunk(bt);
+	for (unsigned class = 0; class < TLB_CLASSES; class++)
+		emit_jump_thunk(bt, class);
+	bt->code_start = bt->e.p;
+}

@@ -1,0 +1,99 @@
+/* The state of one translation, shared by translate.c (flow) and native.c (one instruction at a time). */
+#ifndef NESTOR_BT_TRANSLATE_H
+#define NESTOR_BT_TRANSLATE_H
+
+#include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/classify.h"
+
+/* Where the arithmetic flags are at a point of the block. */
+enum flags_place {
+	FLAGS_DEAD, /* nowhere: nothing reads them before they are written */
+	FLAGS_HOST,
+	FLAGS_CPU,  /* cpu->cc_* */
+	FLAGS_BOTH,
+};
+
+/* Code out of the main line, emitted behind it. */
+struct slow_stub {
+	uint8_t *from;   /* rel32 of the branch to it */
+	uint8_t *resume; /* writable address to go back to */
+	uint32_t access;
+	int32_t tlb_offset;
+	bool constant;	   /* the address is known: */
+	int32_t address;
+	bool address_form; /* the main line wants the host address in r11, not the addend in r10 */
+};
+
+#define MAX_STUBS (BLOCK_MAX_INSNS * 2)
+#define MAX_SITES BLOCK_MAX_INSNS
+
+struct translation {
+	struct bt *bt;
+	struct emitter *e;
+	struct block *block;
+	uint32_t key;
+	bool code64, careful;
+	uint64_t linear; /* of the block's page, where linear_known */
+	bool linear_known;
+	unsigned count;
+	struct insn insn[BLOCK_MAX_INSNS];
+	const struct shape *shape[BLOCK_MAX_INSNS];
+	uint16_t offset[BLOCK_MAX_INSNS + 1]; /* page offset of each instruction, and of the next one */
+	uint8_t live_before[BLOCK_MAX_INSNS + 1]; /* SHAPE_*: flags needed before instruction i */
+	unsigned i; /* the present instruction */
+	enum flags_place flags;
+	struct slow_stub stub[MAX_STUBS];
+	unsigned stub_count;
+	struct native_site site[MAX_SITES];
+	unsigned site_count;
+	uint8_t *base_rw;
+};
+
+/* The host register of a guest register; H_NONE for those in struct cpu. */
+static inline unsigned host_register(unsigned guest)
+{
+	return guest == REG_RSP			? H_R15
+	       : guest == REG_R10 || guest == REG_R11 || guest == REG_R15 ? H_NONE
+									     : guest;
+}
+
+#define CPU_FIELD(field)   ((int32_t)offsetof(struct cpu, field))
+#define CPU_GPR(n)	   ((int32_t)(offsetof(struct cpu, gpr) + 8 * (n)))
+#define CPU_SCRATCH(n)	   ((int32_t)(offsetof(struct cpu, scratch) + 8 * (n)))
+#define CPU_SEG_BASE(s)	   ((int32_t)(offsetof(struct cpu, seg) + (s) * sizeof(struct segment) + offsetof(struct segment, base)))
+#define TLB_READ(class)	   ((int32_t)(offsetof(struct tlb_region, tables.read) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
+#define TLB_WRITE(class)   ((int32_t)(offsetof(struct tlb_region, tables.write) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
+#define JUMP_TABLE(class)  ((int32_t)(offsetof(struct tlb_region, tables.jump) + (class) * sizeof(struct jump_entry) * JUMP_CACHE_SLOTS))
+
+/* ---- flags ---- */
+/* Emits the copy host flags -> struct cpu; uses r10. */
+void flags_emit_save(struct emitter *e);
+/* Emits the copy back; keeps every register but `free` (H_R10 or H_R11; H_NONE: none is free). */
+void flags_emit_restore(struct emitter *e, unsigned free);
+/* Before something that clobbers the host's flags: saves them where `needed` says that someone reads them. */
+void flags_before_clobber(struct translation *t, bool needed);
+/* Before a reader: they are in the host's flags afterwards. */
+void flags_to_host(struct translation *t, unsigned free);
+/* Before C code, exact: they are in struct cpu afterwards. */
+void flags_to_cpu(struct translation *t);
+
+/* ---- native.c ---- */
+
+/* Emits the guest-linear address (careful: the offset) of the memory operand into r11. Clobbers r10 at most,
+ * and the host's flags where a segment base is added. */
+void emit_effective_address(struct translation *t, const struct insn *insn);
+/*
+ * Emits the check of an access of `size` bytes at the memory operand of insn; returns the host operand. It uses
+ * r10 or r11 or both; the caller must look. The host's flags are clobbered: call flags_before_clobber first.
+ */
+struct place emit_access(struct translation *t, const struct insn *insn, unsigned size, unsigned use);
+/* The same for the address already in r11 (a whole guest-linear address); result is [r11], r10 free. */
+struct place emit_access_r11(struct translation *t, unsigned size, unsigned use, unsigned segment);
+/* After the operation of a careful write: writes the bounce buffer back. */
+void emit_commit(struct translation *t, unsigned use);
+void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape);
+void emit_op_call(struct translation *t, const struct insn *insn, op_function *function, bool ends);
+/* Loads a guest register's 64 bits into a host register; returns the register it is in when it has its own. */
+unsigned use_guest_register(struct translation *t, unsigned guest, unsigned temporary);
+
+#endif

@@ -1,0 +1,241 @@
+/* The software engine behind engine.h: creation, messages between vCPUs, and the way in from other threads. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+#include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/wait.h"
+#include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/time.h"
+#include "engine/soft/vmx/vmx.h"
+#include "engine/vcpu_state.h"
+#include "util/error.h"
+
+#define SOFT_CPUS_MAX 64
+
+struct engine_vcpu {
+	struct engine_vm *vm;
+	struct cpu *cpu;
+	bool thread_ready;
+};
+
+struct engine_vm {
+	struct engine_config config;
+	unsigned count;
+	struct engine_vcpu vcpu[SOFT_CPUS_MAX];
+};
+
+/* From any thread: makes the vCPU look at its pending_async. */
+static void kick(struct cpu *cpu, uint32_t async)
+{
+	__atomic_fetch_or(&cpu->pending_async, async, __ATOMIC_RELEASE);
+	__atomic_store_n(&cpu->kick, 1, __ATOMIC_RELEASE);
+	bt_wake(cpu);
+}
+
+static int soft_vm_create(struct engine_vm **vm, const struct engine_config *config)
+{
+	struct engine_vm *new = calloc(1, sizeof(*new));
+
+	if (!new)
+		return error_set(ENOMEM, "not enough memory for a VM");
+	new->config = *config;
+	*vm = new;
+	return 0;
+}
+
+static void destroy_cpu(struct cpu *cpu)
+{
+	if (!cpu)
+		return;
+	vmx_destroy(cpu);
+	if (cpu->apic)
+		apic_destroy(cpu->apic);
+	bt_destroy(cpu);
+	tlb_cpu_destroy(cpu);
+}
+
+static void soft_vm_destroy(struct engine_vm *vm)
+{
+	if (!vm)
+		return;
+	for (unsigned i = 0; i < vm->count; i++)
+		destroy_cpu(vm->vcpu[i].cpu);
+	free(vm);
+}
+
+static int soft_vcpu_create(struct engine_vm *vm, unsigned index, struct engine_vcpu **vcpu)
+{
+	struct cpu *cpu;
+
+	if (index != vm->count || index >= SOFT_CPUS_MAX)
+		return error_set(EINVAL, "vCPU %u cannot be created: at most %u, in order", index, SOFT_CPUS_MAX);
+	cpu = tlb_cpu_create();
+	if (!cpu)
+		return -ENOMEM;
+	cpu->index = index;
+	cpu->host = vm->config.host;
+	cpu->memory = vm->config.host->memory;
+	cpu->model = vm->config.cpu_model;
+	cpu->clock = vm->config.clock;
+	cpu->trace = vm->config.trace;
+	cpu->tune_off = vm->config.tune_off;
+	cpu->fpu_stashed = true;
+	cpu->vm = vm;
+	time_init(cpu);
+	cpu->apic = apic_create(cpu);
+	if (!cpu->apic || bt_create(cpu) < 0 || vmx_create(cpu) < 0) {
+		destroy_cpu(cpu);
+		return error_set(ENOMEM, "not enough memory for vCPU %u", index);
+	}
+	cpu_reset(cpu, false);
+	vm->vcpu[index] = (struct engine_vcpu){ .vm = vm, .cpu = cpu };
+	vm->count++;
+	*vcpu = &vm->vcpu[index];
+	return 0;
+}
+
+static enum engine_exit soft_vcpu_run(struct engine_vcpu *vcpu)
+{
+	if (!vcpu->thread_ready) {
+		if (bt_thread_init(vcpu->cpu) < 0)
+			return ENGINE_EXIT_ERROR;
+		vcpu->thread_ready = true;
+	}
+	return bt_run(vcpu->cpu);
+}
+
+static void soft_vcpu_kick(struct engine_vcpu *vcpu)
+{
+	kick(vcpu->cpu, ASYNC_STOP);
+}
+
+static int soft_vcpu_get_state(struct engine_vcpu *vcpu, struct vcpu_state *state)
+{
+	const struct cpu *cpu = vcpu->cpu;
+
+	*state = (struct vcpu_state){ .rip = cpu->rip, .rflags = cpu_rflags(cpu), .gdtr = cpu->gdtr, .idtr = cpu->idtr,
+				      .cr0 = cpu->cr0, .cr2 = cpu->cr2, .cr3 = cpu->cr3, .cr4 = cpu->cr4,
+				      .cr8 = apic_cr8(cpu), .efer = cpu->efer, .apic_base = cpu->msr.apic_base };
+	for (unsigned i = 0; i < 16; i++)
+		state->gpr[i] = cpu->gpr[i];
+	for (unsigned i = 0; i < SEG_COUNT; i++)
+		state->seg[i] = cpu->seg[i];
+	for (unsigned i = 0; i < 4; i++)
+		state->dr[i] = cpu->dr[i];
+	state->dr[6] = cpu->dr6;
+	state->dr[7] = cpu->dr7;
+	return 0;
+}
+
+static int soft_vcpu_set_state(struct engine_vcpu *vcpu, const struct vcpu_state *state)
+{
+	struct cpu *cpu = vcpu->cpu;
+
+	for (unsigned i = 0; i < 16; i++)
+		cpu->gpr[i] = state->gpr[i];
+	for (unsigned i = 0; i < SEG_COUNT; i++)
+		cpu->seg[i] = state->seg[i];
+	for (unsigned i = 0; i < 4; i++)
+		cpu->dr[i] = state->dr[i];
+	cpu->dr6 = state->dr[6];
+	cpu->dr7 = state->dr[7];
+	cpu->rip = state->rip;
+	cpu_set_rflags(cpu, state->rflags);
+	cpu->gdtr = state->gdtr;
+	cpu->idtr = state->idtr;
+	cpu->cr0 = state->cr0;
+	cpu->cr2 = state->cr2;
+	cpu->cr3 = state->cr3;
+	cpu->cr4 = state->cr4;
+	cpu->efer = state->efer;
+	cpu->cpl = state->cr0 & CR0_PE ? RIGHTS_DPL(state->seg[SEG_SS].rights) : 0;
+	apic_set_cr8(cpu, state->cr8);
+	cpu->msr.apic_base = state->apic_base ? state->apic_base : cpu->msr.apic_base;
+	if (cpu->cr0 & CR0_PG && cpu->cr4 & CR4_PAE && !(cpu->efer & EFER_LMA))
+		cpu_read_pdptes(cpu, cpu->cr3, cpu->pdpte);
+	tlb_flush_all(cpu);
+	tlb_select_context(cpu);
+	cpu_update_mode(cpu);
+	cpu_poll_soon(cpu);
+	return 0;
+}
+
+static void soft_vcpu_reset(struct engine_vcpu *vcpu)
+{
+	vmx_reset(vcpu->cpu);
+	apic_reset(vcpu->cpu);
+	cpu_reset(vcpu->cpu, false);
+	bt_flush(vcpu->cpu->bt);
+}
+
+void soft_deliver(struct cpu *source, uint32_t destination, bool logical, bool x2apic_format, uint8_t delivery_mode,
+		  uint8_t vector, bool level, unsigned shorthand)
+{
+	struct engine_vm *vm = source->vm;
+	bool lowest_priority = delivery_mode == 1;
+
+	for (unsigned i = 0; i < vm->count; i++) {
+		struct cpu *cpu = vm->vcpu[i].cpu;
+		bool named = shorthand == 1   ? cpu == source
+			     : shorthand == 2 ? true
+			     : shorthand == 3 ? cpu != source
+					      : apic_matches(cpu, destination, logical, x2apic_format);
+
+		if (!named)
+			continue;
+		apic_post(cpu, lowest_priority ? 0 : delivery_mode, vector, level);
+		bt_wake(cpu);
+		if (lowest_priority)
+			return;
+	}
+}
+
+/* SDM, Message Address Register Format and Message Data Register Format */
+static void soft_deliver_msi(struct engine_vm *vm, uint64_t address, uint32_t data)
+{
+	uint32_t destination = (address >> 12) & 0xff;
+	bool level = data & 1u << 15;
+
+	if (vm->count)
+		soft_deliver(vm->vcpu[0].cpu, destination, address & 4, false, (data >> 8) & 7, data & 0xff, level, 0);
+}
+
+static void soft_set_extint(struct engine_vm *vm, bool asserted)
+{
+	struct cpu *cpu = vm->count ? vm->vcpu[0].cpu : NULL;
+
+	if (!cpu)
+		return;
+	if (asserted)
+		kick(cpu, ASYNC_EXTINT);
+	else
+		__atomic_fetch_and(&cpu->pending_async, ~ASYNC_EXTINT, __ATOMIC_ACQ_REL);
+}
+
+static void soft_inject_nmi(struct engine_vm *vm, unsigned index)
+{
+	if (index < vm->count)
+		kick(vm->vcpu[index].cpu, ASYNC_NMI);
+}
+
+static void soft_timer_expired(struct engine_vcpu *vcpu)
+{
+	kick(vcpu->cpu, ASYNC_TIMER);
+}
+
+const struct engine_ops engine_soft = {
+	.name = "soft",
+	.vm_create = soft_vm_create,
+	.vm_destroy = soft_vm_destroy,
+	.vcpu_create = soft_vcpu_create,
+	.vcpu_run = soft_vcpu_run,
+	.vcpu_kick = soft_vcpu_kick,
+	.vcpu_get_state = soft_vcpu_get_state,
+	.vcpu_set_state = soft_vcpu_set_state,
+	.vcpu_reset = soft_vcpu_reset,
+	.deliver_msi = soft_deliver_msi,
+	.set_extint = soft_set_extint,
+	.inject_nmi = soft_inject_nmi,
+	.vcpu_timer_expired = soft_timer_expired,
+};
