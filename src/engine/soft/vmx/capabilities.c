@@ -1,7 +1,7 @@
 /*
- * What the virtual processor announces about VMX: the capability MSRs (SDM, Appendix "VMX Capability Reporting
- * Facility"). Everything else asks struct vmx_capabilities, never a constant of its own, so that a feature is
- * offered, checked and usable in one place.
+ * What the virtual processor announces about VMX: the capability MSRs (SDM, Appendix "VMX Capability
+ * Reporting Facility"). Everything else asks struct vmx_capabilities, never a constant of its own, so that a
+ * feature is offered, checked and usable in one place.
  *
  * A function of the CPU model alone: identical on all vCPUs, as hypervisors verify.
  */
@@ -9,8 +9,8 @@
 #include "engine/soft/vmx/vmx.h"
 
 /*
- * Reserved control bits that are 1 (default1 classes). Those of the plain MSRs must all be 1; the TRUE MSRs let
- * software clear CR3-load and CR3-store exiting and load and save debug controls.
+ * Reserved control bits that are 1 (default1 classes). Those of the plain MSRs must all be 1; the TRUE MSRs
+ * let software clear CR3-load and CR3-store exiting and load and save debug controls.
  */
 #define PIN_DEFAULT1         0x00000016u
 #define PRIMARY_DEFAULT1     0x0401e172u
@@ -21,40 +21,44 @@
 #define ENTRY_TRUE_CLEARED   ENTRY_LOAD_DEBUG_CONTROLS
 
 /* What is offered besides the default1 bits. Whatever stands here, VM entry and exit implement. */
-#define PIN_OFFERED \
+#define PIN_OFFERED                                                                                          \
 	(PIN_EXTERNAL_INTERRUPT_EXITING | PIN_NMI_EXITING | PIN_VIRTUAL_NMIS | PIN_ACTIVATE_PREEMPTION_TIMER)
-#define PRIMARY_OFFERED \
-	(CPU_INTERRUPT_WINDOW_EXITING | CPU_USE_TSC_OFFSETTING | CPU_HLT_EXITING | CPU_INVLPG_EXITING | \
-	 CPU_MWAIT_EXITING | CPU_RDPMC_EXITING | CPU_RDTSC_EXITING | CPU_CR3_LOAD_EXITING | CPU_CR3_STORE_EXITING | \
-	 CPU_CR8_LOAD_EXITING | CPU_CR8_STORE_EXITING | CPU_USE_TPR_SHADOW | CPU_NMI_WINDOW_EXITING | \
-	 CPU_MOV_DR_EXITING | CPU_UNCONDITIONAL_IO_EXITING | CPU_USE_IO_BITMAPS | CPU_MONITOR_TRAP_FLAG | \
-	 CPU_USE_MSR_BITMAPS | CPU_MONITOR_EXITING | CPU_PAUSE_EXITING | CPU_ACTIVATE_SECONDARY_CONTROLS)
-#define SECONDARY_OFFERED \
-	(CPU2_VIRTUALIZE_APIC_ACCESSES | CPU2_ENABLE_EPT | CPU2_DESCRIPTOR_TABLE_EXITING | \
-	 CPU2_VIRTUALIZE_X2APIC_MODE | CPU2_ENABLE_VPID | CPU2_WBINVD_EXITING | CPU2_UNRESTRICTED_GUEST | \
+#define PRIMARY_OFFERED                                                                                      \
+	(CPU_INTERRUPT_WINDOW_EXITING | CPU_USE_TSC_OFFSETTING | CPU_HLT_EXITING | CPU_INVLPG_EXITING |      \
+	 CPU_MWAIT_EXITING | CPU_RDPMC_EXITING | CPU_RDTSC_EXITING | CPU_CR3_LOAD_EXITING |                  \
+	 CPU_CR3_STORE_EXITING | CPU_CR8_LOAD_EXITING | CPU_CR8_STORE_EXITING | CPU_USE_TPR_SHADOW |         \
+	 CPU_NMI_WINDOW_EXITING | CPU_MOV_DR_EXITING | CPU_UNCONDITIONAL_IO_EXITING | CPU_USE_IO_BITMAPS |   \
+	 CPU_MONITOR_TRAP_FLAG | CPU_USE_MSR_BITMAPS | CPU_MONITOR_EXITING | CPU_PAUSE_EXITING |             \
+	 CPU_ACTIVATE_SECONDARY_CONTROLS)
+#define SECONDARY_OFFERED                                                                                    \
+	(CPU2_VIRTUALIZE_APIC_ACCESSES | CPU2_ENABLE_EPT | CPU2_DESCRIPTOR_TABLE_EXITING |                   \
+	 CPU2_VIRTUALIZE_X2APIC_MODE | CPU2_ENABLE_VPID | CPU2_WBINVD_EXITING | CPU2_UNRESTRICTED_GUEST |    \
 	 CPU2_PAUSE_LOOP_EXITING | CPU2_VMCS_SHADOWING)
 /* PERF_GLOBAL_CTRL and BNDCFGS are offered in neither direction: hypervisors reject one without the other. */
-#define EXIT_OFFERED \
-	(EXIT_SAVE_DEBUG_CONTROLS | EXIT_HOST_ADDRESS_SPACE_SIZE | EXIT_ACKNOWLEDGE_INTERRUPT | EXIT_SAVE_IA32_PAT | \
-	 EXIT_LOAD_IA32_PAT | EXIT_SAVE_IA32_EFER | EXIT_LOAD_IA32_EFER | EXIT_SAVE_PREEMPTION_TIMER)
-#define ENTRY_OFFERED \
+#define EXIT_OFFERED                                                                                         \
+	(EXIT_SAVE_DEBUG_CONTROLS | EXIT_HOST_ADDRESS_SPACE_SIZE | EXIT_ACKNOWLEDGE_INTERRUPT |              \
+	 EXIT_SAVE_IA32_PAT | EXIT_LOAD_IA32_PAT | EXIT_SAVE_IA32_EFER | EXIT_LOAD_IA32_EFER |               \
+	 EXIT_SAVE_PREEMPTION_TIMER)
+#define ENTRY_OFFERED                                                                                        \
 	(ENTRY_LOAD_DEBUG_CONTROLS | ENTRY_IA32E_MODE_GUEST | ENTRY_LOAD_IA32_PAT | ENTRY_LOAD_IA32_EFER)
 
-#define EPT_VPID_OFFERED \
-	(EPT_VPID_CAP_EXECUTE_ONLY | EPT_VPID_CAP_WALK_4 | EPT_VPID_CAP_UC | EPT_VPID_CAP_WB | EPT_VPID_CAP_2M | \
-	 EPT_VPID_CAP_1G | EPT_VPID_CAP_INVEPT | EPT_VPID_CAP_ACCESSED_DIRTY | EPT_VPID_CAP_INVEPT_SINGLE | \
-	 EPT_VPID_CAP_INVEPT_ALL | EPT_VPID_CAP_INVVPID | EPT_VPID_CAP_INVVPID_ADDRESS | \
-	 EPT_VPID_CAP_INVVPID_SINGLE | EPT_VPID_CAP_INVVPID_ALL | EPT_VPID_CAP_INVVPID_SINGLE_GLOBAL)
+#define EPT_VPID_OFFERED                                                                                     \
+	(EPT_VPID_CAP_EXECUTE_ONLY | EPT_VPID_CAP_WALK_4 | EPT_VPID_CAP_UC | EPT_VPID_CAP_WB |               \
+	 EPT_VPID_CAP_2M | EPT_VPID_CAP_1G | EPT_VPID_CAP_INVEPT | EPT_VPID_CAP_ACCESSED_DIRTY |             \
+	 EPT_VPID_CAP_INVEPT_SINGLE | EPT_VPID_CAP_INVEPT_ALL | EPT_VPID_CAP_INVVPID |                       \
+	 EPT_VPID_CAP_INVVPID_ADDRESS | EPT_VPID_CAP_INVVPID_SINGLE | EPT_VPID_CAP_INVVPID_ALL |             \
+	 EPT_VPID_CAP_INVVPID_SINGLE_GLOBAL)
 
-#define MISC_OFFERED \
-	(VMX_MISC_PREEMPTION_SHIFT | VMX_MISC_STORES_LMA | VMX_MISC_ACTIVITY_HLT | VMX_MISC_ACTIVITY_SHUTDOWN | \
-	 VMX_MISC_ACTIVITY_WAIT_SIPI | VMX_MISC_CR3_TARGETS << 16 | VMX_MISC_VMWRITE_ANY | \
-	 VMX_MISC_ZERO_LENGTH_INJECTION)
+#define MISC_OFFERED                                                                                         \
+	(VMX_MISC_PREEMPTION_SHIFT | VMX_MISC_STORES_LMA | VMX_MISC_ACTIVITY_HLT |                           \
+	 VMX_MISC_ACTIVITY_SHUTDOWN | VMX_MISC_ACTIVITY_WAIT_SIPI | VMX_MISC_CR3_TARGETS << 16 |             \
+	 VMX_MISC_VMWRITE_ANY | VMX_MISC_ZERO_LENGTH_INJECTION)
 
 enum cpuid_register { EAX, EBX, ECX, EDX };
 
 /* One CPUID bit of the model. (cpu_model_has is not compiled for use while guest vectors are live.) */
-static bool has(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf, enum cpuid_register reg, unsigned bit)
+static bool has(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf, enum cpuid_register reg,
+                unsigned bit)
 {
 	for (unsigned i = 0; i < model->leaf_count && i < CPU_MODEL_LEAVES; i++) {
 		const struct cpuid_leaf *l = &model->leaf[i];
@@ -73,23 +77,23 @@ static const struct {
 	uint32_t leaf;
 	uint8_t reg, bit;
 } cr4_features[] = {
-	{ 0, 1, EDX, 1 },  /* VME */
-	{ 1, 1, EDX, 1 },  /* PVI */
-	{ 2, 1, EDX, 4 },  /* TSD: TSC */
-	{ 3, 1, EDX, 2 },  /* DE */
-	{ 4, 1, EDX, 3 },  /* PSE */
-	{ 5, 1, EDX, 6 },  /* PAE */
-	{ 6, 1, EDX, 7 },  /* MCE */
-	{ 7, 1, EDX, 13 }, /* PGE */
-	{ 9, 1, EDX, 24 }, /* OSFXSR: FXSR */
-	{ 10, 1, EDX, 25 }, /* OSXMMEXCPT: SSE */
-	{ 11, 7, ECX, 2 }, /* UMIP */
-	{ 16, 7, EBX, 0 }, /* FSGSBASE */
-	{ 17, 1, ECX, 17 }, /* PCIDE */
-	{ 18, 1, ECX, 26 }, /* OSXSAVE */
-	{ 20, 7, EBX, 7 }, /* SMEP */
-	{ 21, 7, EBX, 20 }, /* SMAP */
-	{ 22, 7, ECX, 3 }, /* PKE */
+    {0, 1, EDX, 1},   /* VME */
+    {1, 1, EDX, 1},   /* PVI */
+    {2, 1, EDX, 4},   /* TSD: TSC */
+    {3, 1, EDX, 2},   /* DE */
+    {4, 1, EDX, 3},   /* PSE */
+    {5, 1, EDX, 6},   /* PAE */
+    {6, 1, EDX, 7},   /* MCE */
+    {7, 1, EDX, 13},  /* PGE */
+    {9, 1, EDX, 24},  /* OSFXSR: FXSR */
+    {10, 1, EDX, 25}, /* OSXMMEXCPT: SSE */
+    {11, 7, ECX, 2},  /* UMIP */
+    {16, 7, EBX, 0},  /* FSGSBASE */
+    {17, 1, ECX, 17}, /* PCIDE */
+    {18, 1, ECX, 26}, /* OSXSAVE */
+    {20, 7, EBX, 7},  /* SMEP */
+    {21, 7, EBX, 20}, /* SMAP */
+    {22, 7, ECX, 3},  /* PKE */
 };
 
 static uint64_t cr4_fixed1(const struct cpu_model *model)
@@ -129,12 +133,18 @@ static uint64_t capability(uint32_t allowed0, uint32_t allowed1)
 static bool word_allows(const struct vmx_capabilities *cap, enum vmcs_word word, uint32_t bit)
 {
 	switch (word) {
-	case VMCS_WORD_ALWAYS: return true;
-	case VMCS_WORD_PIN: return cap->pin >> 32 & bit;
-	case VMCS_WORD_PRIMARY: return cap->primary >> 32 & bit;
-	case VMCS_WORD_SECONDARY: return cap->secondary >> 32 & bit;
-	case VMCS_WORD_EXIT: return cap->exit >> 32 & bit;
-	case VMCS_WORD_ENTRY: return cap->entry >> 32 & bit;
+	case VMCS_WORD_ALWAYS:
+		return true;
+	case VMCS_WORD_PIN:
+		return cap->pin >> 32 & bit;
+	case VMCS_WORD_PRIMARY:
+		return cap->primary >> 32 & bit;
+	case VMCS_WORD_SECONDARY:
+		return cap->secondary >> 32 & bit;
+	case VMCS_WORD_EXIT:
+		return cap->exit >> 32 & bit;
+	case VMCS_WORD_ENTRY:
+		return cap->entry >> 32 & bit;
 	}
 	return false;
 }
@@ -152,19 +162,19 @@ void vmx_capabilities_make(struct vmx_capabilities *cap, const struct cpu_model 
 	unsigned bits = model->physical_address_bits;
 
 	*cap = (struct vmx_capabilities){
-		.basic = VMCS_REVISION | (uint64_t)VMCS_REGION_SIZE << 32 | 6ull << 50 /* write-back */ |
-			 VMX_BASIC_INS_OUTS_INFORMATION | VMX_BASIC_TRUE_CONTROLS,
-		.pin = capability(PIN_DEFAULT1, PIN_OFFERED),
-		.primary = capability(PRIMARY_DEFAULT1, PRIMARY_OFFERED),
-		.exit = capability(EXIT_DEFAULT1, EXIT_OFFERED),
-		.entry = capability(ENTRY_DEFAULT1, ENTRY_OFFERED),
-		.misc = MISC_OFFERED,
-		.cr0_fixed0 = CR0_PE | CR0_NE | CR0_PG,
-		.cr0_fixed1 = 0xffffffff,
-		.cr4_fixed0 = CR4_VMXE,
-		.cr4_fixed1 = cr4_fixed1(model),
-		.secondary = capability(0, secondary_offered(model)),
-		.ept_vpid = EPT_VPID_OFFERED,
+	    .basic = VMCS_REVISION | (uint64_t)VMCS_REGION_SIZE << 32 | 6ull << 50 /* write-back */ |
+	             VMX_BASIC_INS_OUTS_INFORMATION | VMX_BASIC_TRUE_CONTROLS,
+	    .pin = capability(PIN_DEFAULT1, PIN_OFFERED),
+	    .primary = capability(PRIMARY_DEFAULT1, PRIMARY_OFFERED),
+	    .exit = capability(EXIT_DEFAULT1, EXIT_OFFERED),
+	    .entry = capability(ENTRY_DEFAULT1, ENTRY_OFFERED),
+	    .misc = MISC_OFFERED,
+	    .cr0_fixed0 = CR0_PE | CR0_NE | CR0_PG,
+	    .cr0_fixed1 = 0xffffffff,
+	    .cr4_fixed0 = CR4_VMXE,
+	    .cr4_fixed1 = cr4_fixed1(model),
+	    .secondary = capability(0, secondary_offered(model)),
+	    .ept_vpid = EPT_VPID_OFFERED,
 	};
 	cap->true_pin = cap->pin;
 	cap->true_primary = cap->primary & ~(uint64_t)PRIMARY_TRUE_CLEARED;
@@ -194,9 +204,12 @@ void vmx_capabilities_make(struct vmx_capabilities *cap, const struct cpu_model 
 static uint64_t feature_control(const struct cpu_model *model)
 {
 	switch (model->vmx_firmware) {
-	case VMX_FIRMWARE_ON: return FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX_OUTSIDE;
-	case VMX_FIRMWARE_OFF: return FEATURE_CONTROL_LOCK;
-	case VMX_FIRMWARE_UNLOCKED: return 0;
+	case VMX_FIRMWARE_ON:
+		return FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX_OUTSIDE;
+	case VMX_FIRMWARE_OFF:
+		return FEATURE_CONTROL_LOCK;
+	case VMX_FIRMWARE_UNLOCKED:
+		return 0;
 	}
 	return FEATURE_CONTROL_LOCK;
 }
@@ -215,23 +228,58 @@ bool vmx_read_capability(const struct cpu_model *model, uint32_t msr, uint64_t *
 		return false;
 	vmx_capabilities_make(&cap, model);
 	switch (msr) {
-	case MSR_IA32_VMX_BASIC: *value = cap.basic; return true;
-	case MSR_IA32_VMX_PINBASED_CTLS: *value = cap.pin; return true;
-	case MSR_IA32_VMX_PROCBASED_CTLS: *value = cap.primary; return true;
-	case MSR_IA32_VMX_EXIT_CTLS: *value = cap.exit; return true;
-	case MSR_IA32_VMX_ENTRY_CTLS: *value = cap.entry; return true;
-	case MSR_IA32_VMX_MISC: *value = cap.misc; return true;
-	case MSR_IA32_VMX_CR0_FIXED0: *value = cap.cr0_fixed0; return true;
-	case MSR_IA32_VMX_CR0_FIXED1: *value = cap.cr0_fixed1; return true;
-	case MSR_IA32_VMX_CR4_FIXED0: *value = cap.cr4_fixed0; return true;
-	case MSR_IA32_VMX_CR4_FIXED1: *value = cap.cr4_fixed1; return true;
-	case MSR_IA32_VMX_VMCS_ENUM: *value = cap.vmcs_enum; return true;
-	case MSR_IA32_VMX_PROCBASED_CTLS2: *value = cap.secondary; return true;
-	case MSR_IA32_VMX_EPT_VPID_CAP: *value = cap.ept_vpid; return true;
-	case MSR_IA32_VMX_TRUE_PINBASED_CTLS: *value = cap.true_pin; return true;
-	case MSR_IA32_VMX_TRUE_PROCBASED_CTLS: *value = cap.true_primary; return true;
-	case MSR_IA32_VMX_TRUE_EXIT_CTLS: *value = cap.true_exit; return true;
-	case MSR_IA32_VMX_TRUE_ENTRY_CTLS: *value = cap.true_entry; return true;
-	default: return false; /* IA32_VMX_VMFUNC exists only with VM functions */
+	case MSR_IA32_VMX_BASIC:
+		*value = cap.basic;
+		return true;
+	case MSR_IA32_VMX_PINBASED_CTLS:
+		*value = cap.pin;
+		return true;
+	case MSR_IA32_VMX_PROCBASED_CTLS:
+		*value = cap.primary;
+		return true;
+	case MSR_IA32_VMX_EXIT_CTLS:
+		*value = cap.exit;
+		return true;
+	case MSR_IA32_VMX_ENTRY_CTLS:
+		*value = cap.entry;
+		return true;
+	case MSR_IA32_VMX_MISC:
+		*value = cap.misc;
+		return true;
+	case MSR_IA32_VMX_CR0_FIXED0:
+		*value = cap.cr0_fixed0;
+		return true;
+	case MSR_IA32_VMX_CR0_FIXED1:
+		*value = cap.cr0_fixed1;
+		return true;
+	case MSR_IA32_VMX_CR4_FIXED0:
+		*value = cap.cr4_fixed0;
+		return true;
+	case MSR_IA32_VMX_CR4_FIXED1:
+		*value = cap.cr4_fixed1;
+		return true;
+	case MSR_IA32_VMX_VMCS_ENUM:
+		*value = cap.vmcs_enum;
+		return true;
+	case MSR_IA32_VMX_PROCBASED_CTLS2:
+		*value = cap.secondary;
+		return true;
+	case MSR_IA32_VMX_EPT_VPID_CAP:
+		*value = cap.ept_vpid;
+		return true;
+	case MSR_IA32_VMX_TRUE_PINBASED_CTLS:
+		*value = cap.true_pin;
+		return true;
+	case MSR_IA32_VMX_TRUE_PROCBASED_CTLS:
+		*value = cap.true_primary;
+		return true;
+	case MSR_IA32_VMX_TRUE_EXIT_CTLS:
+		*value = cap.true_exit;
+		return true;
+	case MSR_IA32_VMX_TRUE_ENTRY_CTLS:
+		*value = cap.true_entry;
+		return true;
+	default:
+		return false; /* IA32_VMX_VMFUNC exists only with VM functions */
 	}
 }

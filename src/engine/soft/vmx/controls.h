@@ -1,5 +1,5 @@
 /*
- * Names for the bits of VMX controls, exit reasons, and the formats of VMX data: the SDM's tables, as constants.
+ * Names for the bits of VMX controls, exit reasons, and the formats of VMX data: the SDM's tables as constants.
  */
 #ifndef NESTOR_VMX_CONTROLS_H
 #define NESTOR_VMX_CONTROLS_H

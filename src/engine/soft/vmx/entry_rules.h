@@ -19,16 +19,23 @@ struct rule_group {
 	bool (*ordinary)(const struct cpu *cpu, const struct vmcs *vmcs);
 };
 
-#define RULE_GROUP(rules, depends)                { rules, sizeof(rules) / sizeof((rules)[0]), (depends), NULL }
-#define RULE_GROUP_QUICK(rules, depends, ordinary) { rules, sizeof(rules) / sizeof((rules)[0]), (depends), ordinary }
+#define RULE_GROUP(rules, depends)                                                                           \
+	{                                                                                                    \
+		rules, sizeof(rules) / sizeof((rules)[0]), (depends), NULL                                   \
+	}
+#define RULE_GROUP_QUICK(rules, depends, ordinary)                                                           \
+	{                                                                                                    \
+		rules, sizeof(rules) / sizeof((rules)[0]), (depends), ordinary                               \
+	}
 
-/* The two files' groups, each in the order of checking. */
+/* The files' groups, each in the order of checking. */
 extern const struct rule_group vmx_rules_controls_and_host[], vmx_rules_guest[];
 extern const unsigned vmx_rules_controls_and_host_count, vmx_rules_guest_count;
 
 /* dirty: changed groups. */
-static inline const struct vmx_rule *first_violated(const struct cpu *cpu, const struct vmcs *vmcs, uint32_t dirty,
-						    const struct rule_group *group, unsigned count)
+static inline const struct vmx_rule *first_violated(const struct cpu *cpu, const struct vmcs *vmcs,
+                                                    uint32_t dirty, const struct rule_group *group,
+                                                    unsigned count)
 {
 	dirty |= DEPENDS_ALWAYS;
 
@@ -71,7 +78,8 @@ static inline bool page_aligned(uint64_t address)
 static inline bool pat_valid(uint64_t pat)
 {
 	/* Bits 7:3 clear, and bit 1 only together with bit 2. */
-	return !(pat & 0xf8f8f8f8f8f8f8f8ull) && !((pat & 0x0202020202020202ull) & ~(pat >> 1 & 0x0202020202020202ull));
+	return !(pat & 0xf8f8f8f8f8f8f8f8ull) &&
+	       !((pat & 0x0202020202020202ull) & ~(pat >> 1 & 0x0202020202020202ull));
 }
 
 /* A control word against its capability: allowed-0 bits set, bits not allowed-1 clear. */
@@ -106,5 +114,57 @@ static inline unsigned injected_vector(const struct vmcs *v)
 {
 	return INTERRUPTION_VECTOR(F(VM_ENTRY_INTERRUPTION_INFORMATION));
 }
+
+/* ---- guest state ---- */
+
+#define GUEST(section, sentence, function, ...)                                                              \
+	{                                                                                                    \
+		section, sentence, ENTRY_FAILURE_DEFAULT, {__VA_ARGS__}, function                            \
+	}
+
+static inline bool unrestricted(const struct vmcs *v)
+{
+	return secondary(v, CPU2_UNRESTRICTED_GUEST);
+}
+
+static inline uint64_t segment_field(const struct vmcs *v, enum vmcs_field es_field, unsigned segment)
+{
+	return vmcs_get(v, (enum vmcs_field)(es_field + segment));
+}
+
+static inline uint64_t segment_selector(const struct vmcs *v, unsigned segment)
+{
+	return segment_field(v, VMCS_GUEST_ES_SELECTOR, segment);
+}
+
+static inline uint64_t segment_base(const struct vmcs *v, unsigned segment)
+{
+	return segment_field(v, VMCS_GUEST_ES_BASE, segment);
+}
+
+static inline uint64_t segment_limit(const struct vmcs *v, unsigned segment)
+{
+	return segment_field(v, VMCS_GUEST_ES_LIMIT, segment);
+}
+
+static inline uint64_t segment_rights(const struct vmcs *v, unsigned segment)
+{
+	return segment_field(v, VMCS_GUEST_ES_ACCESS_RIGHTS, segment);
+}
+
+static inline bool segment_usable(const struct vmcs *v, unsigned segment)
+{
+	return !(segment_rights(v, segment) & RIGHTS_UNUSABLE);
+}
+
+static inline bool virtual_8086(const struct vmcs *v)
+{
+	return F(GUEST_RFLAGS) & FLAG_VM;
+}
+
+/* entry_checks_segments.c */
+#define VMX_SEGMENT_RULES 86
+extern const struct vmx_rule vmx_segment_rules[];
+bool vmx_segments_ordinary(const struct cpu *cpu, const struct vmcs *v);
 
 #endif

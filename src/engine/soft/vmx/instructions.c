@@ -1,6 +1,6 @@
 /*
- * The VMX instructions (SDM, VMX Instruction Reference). Each function follows its instruction's pseudocode from
- * top to bottom: #UD, VM exit from non-root operation, #GP, VMfailInvalid, VMfailValid, effect.
+ * The VMX instructions (SDM, VMX Instruction Reference). Each function follows its instruction's pseudocode
+ * from top to bottom: #UD, VM exit from non-root operation, #GP, VMfailInvalid, VMfailValid, effect.
  *
  * VMREAD and VMWRITE are what hypervisors do most, so both open with a path for the register form in 64-bit
  * code at CPL 0 in root operation, where every check but the field's existence is one comparison.
@@ -54,7 +54,8 @@ static bool mode_forbids(const struct cpu *cpu)
 	return !(cpu->mode & MODE_PROTECTED) || (cpu->mode & (MODE_LONG | MODE_CODE64)) == MODE_LONG;
 }
 
-/* VM exit of a VMX instruction: the qualification is the memory operand's displacement (SDM, Exit Qualification). */
+/* VM exit of a VMX instruction: the qualification is the memory operand's displacement (SDM, Exit
+ * Qualification). */
 static _Noreturn void exit_vmx_instruction(struct cpu *cpu, uint32_t reason, const struct insn *insn)
 {
 	uint64_t displacement = 0;
@@ -129,7 +130,8 @@ bool vmx_eptp_valid(const struct vmx_capabilities *cap, uint64_t eptp)
 {
 	uint64_t type = EPTP_MEMORY_TYPE(eptp);
 
-	if (!(type == 6 && cap->ept_vpid & EPT_VPID_CAP_WB) && !(type == 0 && cap->ept_vpid & EPT_VPID_CAP_UC))
+	if (!(type == 6 && cap->ept_vpid & EPT_VPID_CAP_WB) &&
+	    !(type == 0 && cap->ept_vpid & EPT_VPID_CAP_UC))
 		return false;
 	if (EPTP_WALK_LENGTH(eptp) != 3)
 		return false;
@@ -146,7 +148,8 @@ void op_vmxon(struct cpu *cpu, const struct insn *insn)
 	const struct vmx_capabilities *cap;
 	gpa_t address;
 
-	if (!vmx || !insn->is_memory || !(cpu->cr4 & CR4_VMXE) || mode_forbids(cpu) || insn->prefixes & PREFIX_LOCK)
+	if (!vmx || !insn->is_memory || !(cpu->cr4 & CR4_VMXE) || mode_forbids(cpu) ||
+	    insn->prefixes & PREFIX_LOCK)
 		cpu_raise(cpu, VECTOR_UD);
 	if (vmx->in_vmx_operation) {
 		if (vmx->in_nonroot)
@@ -160,7 +163,7 @@ void op_vmxon(struct cpu *cpu, const struct insn *insn)
 	if (cpu->cpl > 0 || cap->cr0_fixed0 & ~cpu->cr0 || cpu->cr0 & ~cap->cr0_fixed1 ||
 	    cap->cr4_fixed0 & ~cpu->cr4 || cpu->cr4 & ~cap->cr4_fixed1 ||
 	    (cpu->msr.feature_control & (FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX_OUTSIDE)) !=
-		    (FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX_OUTSIDE))
+	        (FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX_OUTSIDE))
 		cpu_raise_error(cpu, VECTOR_GP, 0);
 	address = pointer_operand(cpu, insn);
 	/* A shadow-VMCS indicator is a mismatch too. */
@@ -271,7 +274,7 @@ void op_vmptrst(struct cpu *cpu, const struct insn *insn)
 	needs_memory_operand(cpu, insn);
 	vmx = begin(cpu, insn, EXIT_REASON_VMPTRST);
 	mem_write(cpu, insn->segment, operand_offset(cpu, insn), 8,
-		  vmx->current ? vmx->current->gpa.v : VMCS_NO_POINTER);
+	          vmx->current ? vmx->current->gpa.v : VMCS_NO_POINTER);
 	vmx_succeed(cpu);
 }
 
@@ -312,7 +315,8 @@ static struct vmcs *begin_access(struct cpu *cpu, const struct insn *insn, uint6
 	if (!vmx || !vmx->in_vmx_operation || mode_forbids(cpu) || insn->prefixes & PREFIXES_UD)
 		cpu_raise(cpu, VECTOR_UD);
 	if (vmx->in_nonroot &&
-	    shadow_access_exits(cpu, write ? VMCS_VMWRITE_BITMAP_ADDRESS : VMCS_VMREAD_BITMAP_ADDRESS, encoding))
+	    shadow_access_exits(cpu, write ? VMCS_VMWRITE_BITMAP_ADDRESS : VMCS_VMREAD_BITMAP_ADDRESS,
+	                        encoding))
 		exit_vmx_instruction(cpu, write ? EXIT_REASON_VMWRITE : EXIT_REASON_VMREAD, insn);
 	if (cpu->cpl > 0)
 		cpu_raise_error(cpu, VECTOR_GP, 0);
@@ -322,7 +326,8 @@ static struct vmcs *begin_access(struct cpu *cpu, const struct insn *insn, uint6
 	return vmcs;
 }
 
-/* 64-bit code at CPL 0 in root operation, register form, a current VMCS. (A current VMCS implies VMX operation.) */
+/* 64-bit code at CPL 0 in root operation, register form, a current VMCS. (A current VMCS implies VMX
+ * operation.) */
 static inline bool fast_access(const struct cpu *cpu, const struct insn *insn)
 {
 	return (cpu->mode & (MODE_CODE64 | MODE_CPL0 | MODE_NONROOT)) == (MODE_CODE64 | MODE_CPL0) &&
@@ -391,7 +396,8 @@ static __attribute__((noinline)) void vmwrite_slow(struct cpu *cpu, const struct
 		return;
 	}
 	/* VM-exit information fields are writable: IA32_VMX_MISC[29] says so. */
-	if (vmcs_field_info[field].type == VMCS_TYPE_READ_ONLY && !(cpu->vmx->cap.misc & VMX_MISC_VMWRITE_ANY)) {
+	if (vmcs_field_info[field].type == VMCS_TYPE_READ_ONLY &&
+	    !(cpu->vmx->cap.misc & VMX_MISC_VMWRITE_ANY)) {
 		fail_valid_in(cpu, vmcs, VMERROR_READ_ONLY_FIELD);
 		return;
 	}
@@ -406,7 +412,8 @@ void op_vmwrite(struct cpu *cpu, const struct insn *insn)
 		enum vmcs_field field = vmcs_lookup(cpu->vmx, cpu->gpr[insn->reg & 15], &high);
 
 		if (__builtin_expect(field != VMCS_NONE, 1) &&
-		    (vmcs_field_info[field].type != VMCS_TYPE_READ_ONLY || cpu->vmx->cap.misc & VMX_MISC_VMWRITE_ANY)) {
+		    (vmcs_field_info[field].type != VMCS_TYPE_READ_ONLY ||
+		     cpu->vmx->cap.misc & VMX_MISC_VMWRITE_ANY)) {
 			write_field(cpu->vmx->current, field, high, cpu->gpr[insn->rm & 15]);
 			vmx_succeed(cpu);
 			return;
@@ -514,7 +521,8 @@ void op_invvpid(struct cpu *cpu, const struct insn *insn)
 		return;
 	}
 	descriptor_operand(cpu, insn, descriptor);
-	if (descriptor[0] >> 16 || (type != 2 && descriptor[0] == 0) || (type == 0 && !canonical(descriptor[1]))) {
+	if (descriptor[0] >> 16 || (type != 2 && descriptor[0] == 0) ||
+	    (type == 0 && !canonical(descriptor[1]))) {
 		vmx_fail(cpu, VMERROR_INVALID_OPERAND);
 		return;
 	}

@@ -32,19 +32,20 @@ enum vmcs_field {
 	VMCS_FIELD_COUNT
 };
 
-/* What a VMWRITE marks as changed. Entry checks (and state loading) skip what depends on clean groups only. */
+/* What a VMWRITE marks as changed. Entry checks (and state loading) skip what depends on clean groups only.
+ */
 enum vmcs_group {
-	VMCS_GROUP_NONE = 0,                    /* no rule looks at it */
-	VMCS_GROUP_CONTROLS = 1 << 0,           /* controls and the addresses that they name */
-	VMCS_GROUP_WINDOWS = 1 << 1,            /* the primary controls: hypervisors toggle window exiting */
+	VMCS_GROUP_NONE = 0,          /* no rule looks at it */
+	VMCS_GROUP_CONTROLS = 1 << 0, /* controls and the addresses that they name */
+	VMCS_GROUP_WINDOWS = 1 << 1,  /* the primary controls: hypervisors toggle window exiting */
 	VMCS_GROUP_MSR_LISTS = 1 << 2,
 	VMCS_GROUP_INJECTION = 1 << 3,
-	VMCS_GROUP_APIC = 1 << 4,               /* TPR threshold, EOI-exit bitmaps */
-	VMCS_GROUP_INTERCEPTS = 1 << 5,         /* bitmaps and masks that entry does not check */
+	VMCS_GROUP_APIC = 1 << 4,       /* TPR threshold, EOI-exit bitmaps */
+	VMCS_GROUP_INTERCEPTS = 1 << 5, /* bitmaps and masks that entry does not check */
 	VMCS_GROUP_TSC = 1 << 6,
 	VMCS_GROUP_HOST_CONTROL_REGISTERS = 1 << 7,
 	VMCS_GROUP_HOST_CR3 = 1 << 8,
-	VMCS_GROUP_HOST_SEGMENTS = 1 << 9,      /* selectors */
+	VMCS_GROUP_HOST_SEGMENTS = 1 << 9, /* selectors */
 	VMCS_GROUP_HOST_BASES = 1 << 10,
 	VMCS_GROUP_HOST_RIP = 1 << 11,
 	VMCS_GROUP_GUEST_CONTROL_REGISTERS = 1 << 12, /* CR0, CR4, DR7 and MSRs */
@@ -63,8 +64,14 @@ enum vmcs_width { VMCS_WIDTH_16 = 0, VMCS_WIDTH_64 = 1, VMCS_WIDTH_32 = 2, VMCS_
 enum vmcs_type { VMCS_TYPE_CONTROL = 0, VMCS_TYPE_READ_ONLY = 1, VMCS_TYPE_GUEST = 2, VMCS_TYPE_HOST = 3 };
 
 /* Which control word a field's existence depends on. */
-enum vmcs_word { VMCS_WORD_ALWAYS, VMCS_WORD_PIN, VMCS_WORD_PRIMARY, VMCS_WORD_SECONDARY, VMCS_WORD_EXIT,
-		 VMCS_WORD_ENTRY };
+enum vmcs_word {
+	VMCS_WORD_ALWAYS,
+	VMCS_WORD_PIN,
+	VMCS_WORD_PRIMARY,
+	VMCS_WORD_SECONDARY,
+	VMCS_WORD_EXIT,
+	VMCS_WORD_ENTRY
+};
 
 struct vmcs_field_info {
 	const char *name; /* the SDM's, in upper snake case */
@@ -83,7 +90,8 @@ enum vmcs_launch_state { VMCS_CLEAR = 0, VMCS_LAUNCHED = 1 };
 
 struct vmcs {
 	uint64_t f[VMCS_FIELD_COUNT];
-	uint32_t dirty_checks;  /* groups changed since the entry checks last passed; entry_checks*.c clears them */
+	uint32_t
+	    dirty_checks; /* groups changed since the entry checks last passed; entry_checks*.c clears them */
 	uint32_t dirty_runtime; /* the same for VM entry's own caches; VM entry clears them */
 	uint32_t launch_state;  /* enum vmcs_launch_state */
 	gpa_t gpa;              /* of the region; VMCS_NO_POINTER: this cache slot is free */
@@ -94,11 +102,13 @@ struct vmcs {
 
 /* What the processor announces: the capability MSRs, taken apart (capabilities.c). */
 struct vmx_capabilities {
-	/* allowed-0 settings (bits that must be 1) in the low word, allowed-1 in the high word, as in the MSRs */
-	uint64_t basic, pin, primary, exit, entry, misc, cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, vmcs_enum;
+	/* allowed-0 settings (bits that must be 1) in the low word, allowed-1 in the high word, as in the
+	 * MSRs */
+	uint64_t basic, pin, primary, exit, entry, misc, cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1,
+	    vmcs_enum;
 	uint64_t secondary, ept_vpid, true_pin, true_primary, true_exit, true_entry;
-	uint64_t efer_allowed;   /* bits that guest and host IA32_EFER may have */
-	uint64_t address_mask;   /* bits beyond the physical-address width */
+	uint64_t efer_allowed; /* bits that guest and host IA32_EFER may have */
+	uint64_t address_mask; /* bits beyond the physical-address width */
 };
 
 #include "engine/soft/vmx/vmx_runtime.h"
@@ -110,15 +120,17 @@ struct vmx_rule;
 
 /* One vCPU's VMX state. Belongs to the vCPU's thread. */
 struct vmx {
-	struct vmcs *current;  /* the current VMCS, in the cache, or NULL where the pointer is FFFFFFFF_FFFFFFFFH */
-	struct vmcs *shadow;   /* VMCS shadowing: a cached VMCS that non-root accesses went to last, or NULL */
+	struct vmcs
+	    *current; /* the current VMCS, in the cache, or NULL where the pointer is FFFFFFFF_FFFFFFFFH */
+	struct vmcs *shadow; /* VMCS shadowing: a cached VMCS that non-root accesses went to last, or NULL */
 	bool in_vmx_operation;
-	bool in_nonroot;       /* set by VM entry, cleared by VM exit; cpu->virt follows it */
-	gpa_t vmxon;           /* the VMXON region; VMCS_NO_POINTER outside VMX operation */
+	bool in_nonroot;                    /* set by VM entry, cleared by VM exit; cpu->virt follows it */
+	gpa_t vmxon;                        /* the VMXON region; VMCS_NO_POINTER outside VMX operation */
 	const struct vmx_rule *failed_rule; /* the last one that an entry of this vCPU violated, or NULL */
 	struct vmx_capabilities cap;
 	uint64_t use_counter;
-	uint8_t field_of[VMCS_ENCODINGS]; /* compact encoding -> enum vmcs_field; VMCS_NONE where not supported */
+	uint8_t
+	    field_of[VMCS_ENCODINGS]; /* compact encoding -> enum vmcs_field; VMCS_NONE where not supported */
 	struct vmcs cache[VMCS_CACHE_SIZE];
 	struct vmx_runtime runtime; /* VM entry's and exit's own (vmx_runtime.h) */
 };
@@ -130,8 +142,8 @@ static inline uint64_t vmcs_get(const struct vmcs *vmcs, enum vmcs_field field)
 }
 
 /*
- * Sets a field that VMWRITE or VM exit changes, marking its group only where the value changes. The value
- * must fit the field's width.
+ * Sets a field as VMWRITE does, marking its group only where the value changes. The value must fit the
+ * field's width. (VM exit may store guest state into f[] directly: what it saves has been valid.)
  */
 static inline void vmcs_set(struct vmcs *vmcs, enum vmcs_field field, uint64_t value)
 {
@@ -145,8 +157,9 @@ static inline void vmcs_set(struct vmcs *vmcs, enum vmcs_field field, uint64_t v
 /* The secondary controls count as 0 where "activate secondary controls" is 0. */
 static inline uint32_t vmcs_secondary(const struct vmcs *vmcs)
 {
-	return vmcs->f[VMCS_PRIMARY_PROCESSOR_CONTROLS] & CPU_ACTIVATE_SECONDARY_CONTROLS ?
-		       vmcs->f[VMCS_SECONDARY_PROCESSOR_CONTROLS] : 0;
+	return vmcs->f[VMCS_PRIMARY_PROCESSOR_CONTROLS] & CPU_ACTIVATE_SECONDARY_CONTROLS
+	           ? vmcs->f[VMCS_SECONDARY_PROCESSOR_CONTROLS]
+	           : 0;
 }
 
 /* Compact form of an encoding (bits 31:0) as an index of field_of, without the access type (bit 0); -1 where
@@ -206,7 +219,8 @@ bool vmx_field_supported(const struct vmx_capabilities *cap, enum vmcs_field fie
 
 /* ---- instructions.c ---- */
 
-/* SDM, Conventions of VMX instructions: sets RFLAGS, and the VM-instruction error field of the current VMCS. */
+/* SDM, Conventions of VMX instructions: sets RFLAGS, and the VM-instruction error field of the current VMCS.
+ */
 void vmx_succeed(struct cpu *cpu);
 void vmx_fail_invalid(struct cpu *cpu);
 void vmx_fail_valid(struct cpu *cpu, enum vm_instruction_error error); /* needs a current VMCS */
@@ -219,7 +233,7 @@ bool vmx_eptp_valid(const struct vmx_capabilities *cap, uint64_t eptp);
 /* Leaves VMX operation without writing anything back. */
 void vmx_leave_operation(struct cpu *cpu);
 
-/* ---- entry_checks.c, entry_checks_guest.c ---- */
+/* ---- entry_checks.c, entry_checks_guest.c, entry_checks_segments.c ---- */
 
 #define VMX_RULE_FIELDS 6
 
@@ -227,7 +241,8 @@ void vmx_leave_operation(struct cpu *cpu);
 struct vmx_rule {
 	const char *section;  /* the SDM's section title */
 	const char *sentence; /* what must hold */
-	uint8_t failure;      /* controls and host: the VM-instruction error (7, 8); guest: the exit qualification */
+	uint8_t
+	    failure; /* controls and host: the VM-instruction error (7, 8); guest: the exit qualification */
 	uint8_t field[VMX_RULE_FIELDS]; /* enum vmcs_field; VMCS_NONE ends */
 	bool (*holds)(const struct cpu *cpu, const struct vmcs *vmcs);
 };

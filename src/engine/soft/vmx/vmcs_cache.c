@@ -1,17 +1,18 @@
 /*
  * The bounded cache of active VMCSs of one vCPU, and the layout of VMCS regions in guest memory.
  *
- * A hypervisor may keep any number of VMCSs active; the cache holds the VMCS_CACHE_SIZE most recently used and
- * writes the others back, so that the limit is invisible. The region's layout is private to the processor (SDM,
- * Format of the VMCS Region); ours is:
+ * A hypervisor may keep any number of VMCSs active; the cache holds the VMCS_CACHE_SIZE most recently used
+ * and writes the others back, so that the limit is invisible. The region's layout is private to the processor
+ * (SDM, Format of the VMCS Region); ours is:
  *
  *   0   VMCS revision identifier (bit 31: shadow-VMCS indicator); only the guest writes it
  *   4   VMX-abort indicator
  *   8   launch state
  *   64  the fields, 8 bytes each, in the order of vmcs_fields.def (VMCS_NONE's unused slot first)
  *
- * Nothing in a region is believed: fields are truncated to their widths, everything else is for the entry checks.
- * Stores by the guest into an active region are lost or found as the cache happens to write back, as on hardware.
+ * Nothing in a region is believed: fields are truncated to their widths, everything else is for the entry
+ * checks. Stores by the guest into an active region are lost or found as the cache happens to write back, as
+ * on hardware.
  */
 #include "engine/soft/cpu/memory.h"
 #include "engine/soft/vmx/vmcs.h"
@@ -19,7 +20,8 @@
 #define REGION_LAUNCH_STATE 8
 #define REGION_FIELDS       64
 
-_Static_assert(REGION_FIELDS + sizeof(uint64_t) * VMCS_FIELD_COUNT <= VMCS_REGION_SIZE, "fields fit the region");
+_Static_assert(REGION_FIELDS + sizeof(uint64_t) * VMCS_FIELD_COUNT <= VMCS_REGION_SIZE,
+               "fields fit the region");
 _Static_assert(VMCS_FIELD_COUNT <= 255, "a field number fits a byte");
 _Static_assert(VMCS_FIELD_COUNT == 153, "another set of fields needs another VMCS_REVISION");
 
@@ -29,17 +31,17 @@ _Static_assert(VMCS_FIELD_COUNT == 153, "another set of fields needs another VMC
 #define MASK_NATURAL UINT64_MAX
 
 const struct vmcs_field_info vmcs_field_info[VMCS_FIELD_COUNT] = {
-	[VMCS_NONE] = { .name = "none" },
-#define VMCS_FIELD(name_, encoding_, width_, type_, group_, word_, bit_) \
-	[VMCS_##name_] = { \
-		.name = #name_, \
-		.mask = MASK_##width_, \
-		.group = VMCS_GROUP_##group_, \
-		.bit = bit_, \
-		.encoding = encoding_, \
-		.width = VMCS_WIDTH_##width_, \
-		.type = VMCS_TYPE_##type_, \
-		.word = VMCS_WORD_##word_, \
+    [VMCS_NONE] = {.name = "none"},
+#define VMCS_FIELD(name_, encoding_, width_, type_, group_, word_, bit_)                                     \
+	[VMCS_##name_] = {                                                                                   \
+	    .name = #name_,                                                                                  \
+	    .mask = MASK_##width_,                                                                           \
+	    .group = VMCS_GROUP_##group_,                                                                    \
+	    .bit = bit_,                                                                                     \
+	    .encoding = encoding_,                                                                           \
+	    .width = VMCS_WIDTH_##width_,                                                                    \
+	    .type = VMCS_TYPE_##type_,                                                                       \
+	    .word = VMCS_WORD_##word_,                                                                       \
 	},
 #include "engine/soft/vmx/vmcs_fields.def"
 #undef VMCS_FIELD
@@ -68,8 +70,8 @@ static void load(struct cpu *cpu, struct vmcs *vmcs, gpa_t gpa)
 {
 	vmcs->gpa = gpa;
 	vmcs->shadow = phys_read(cpu, gpa, 4) & VMCS_SHADOW;
-	vmcs->launch_state = phys_read(cpu, GPA(gpa.v + REGION_LAUNCH_STATE), 4) == VMCS_LAUNCHED ? VMCS_LAUNCHED :
-												    VMCS_CLEAR;
+	vmcs->launch_state =
+	    phys_read(cpu, GPA(gpa.v + REGION_LAUNCH_STATE), 4) == VMCS_LAUNCHED ? VMCS_LAUNCHED : VMCS_CLEAR;
 	phys_read_block(cpu, GPA(gpa.v + REGION_FIELDS), vmcs->f, sizeof(vmcs->f));
 	for (unsigned i = 0; i < VMCS_FIELD_COUNT; i++)
 		vmcs->f[i] &= vmcs_field_info[i].mask;

@@ -16,7 +16,7 @@ int vmx_create(struct cpu *cpu)
 	vmx = aligned_alloc(64, (sizeof(*vmx) + 63) / 64 * 64);
 	if (!vmx)
 		return error_set(ENOMEM, "no memory for the VMX state of vCPU %u", cpu->index);
-	*vmx = (struct vmx){ 0 };
+	*vmx = (struct vmx){0};
 	vmx_capabilities_make(&vmx->cap, cpu->model);
 	cpu->vmx = vmx;
 	vmx_read_capability(cpu->model, 0x3a, &cpu->msr.feature_control);
