@@ -39,7 +39,6 @@ struct vmx_runtime {
 	struct vmcs *vmcs;  /* borrowed from the VMCS cache; NULL in root operation */
 	uint32_t pin, primary, secondary, entry, exit;
 	bool ept_dirty;     /* EPTP bit 6: accessed and dirty flags */
-	bool virtual_nmi_blocked;
 	bool mtf_skip;      /* the boundary before the first instruction does not count for MTF */
 	bool mtf_now;       /* a pending MTF VM exit was injected */
 	bool tpr_exit;      /* TPR virtualization found the TPR below its threshold */
@@ -48,6 +47,8 @@ struct vmx_runtime {
 	uint64_t tsc_offset, tsc_multiplier; /* multiplier 0: no scaling */
 	uint64_t ple_first, ple_last;        /* PAUSE-loop exiting: TSC of the loop's first and last PAUSE */
 	uint32_t root_paging;   /* paging bits of root operation when it was left */
+	uint32_t guest_paging;  /* paging bits with which non-root operation was entered */
+	bool root_nmi_blocked;  /* blocking by NMI when root operation was left, for a failed entry */
 	struct paging_tag paging_tag[PAGING_TAGS];
 	struct ept_cache_entry ept_cache[EPT_CACHE_SLOTS];
 };
@@ -80,11 +81,9 @@ struct vmx_exit_record {
  */
 _Noreturn void vmx_exit(struct cpu *cpu, uint32_t reason, uint64_t qualification);
 _Noreturn void vmx_exit_full(struct cpu *cpu, const struct vmx_exit_record *record);
-/* Caused by the instruction: fills the length and, where the reason has it, the instruction information. */
-_Noreturn void vmx_exit_instruction(struct cpu *cpu, uint32_t reason, uint64_t qualification,
-				    const struct insn *insn);
-/* A VMX instruction in non-root operation: like the former, with the displacement as qualification. */
-_Noreturn void vmx_exit_vmx_instruction(struct cpu *cpu, uint32_t reason, const struct insn *insn);
+/* Of the instruction at cpu->rip, whose length is next_rip - rip. information: the VM-exit instruction
+ * information, 0 where undefined. */
+_Noreturn void vmx_exit_instruction(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t information);
 
 /* INVEPT was executed: forgets cached guest-physical translations (tlb_flush_ept does the combined ones). */
 void vmx_ept_cache_flush(struct cpu *cpu);
