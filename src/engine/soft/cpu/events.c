@@ -21,10 +21,16 @@ static void return_async(struct cpu *cpu, uint32_t bits)
 /* Takes in what other threads left. The bits go before the messages, so that a late message is seen again. */
 static void collect(struct cpu *cpu)
 {
-	take_async(cpu, ASYNC_APIC | ASYNC_TIMER);
+	bool rang = take_async(cpu, ASYNC_APIC | ASYNC_TIMER) & ASYNC_TIMER;
+	uint64_t armed = cpu->timer_armed_ns;
+
 	/* A level, and the machine's: it stays. So does ASYNC_STOP, which is vcpu_run's. */
 	cpu->extint_line = __atomic_load_n(&cpu->pending_async, __ATOMIC_ACQUIRE) & ASYNC_EXTINT;
 	apic_collect(cpu);
+	/* The alarm may have been virt_deadline_ns's, perhaps of a guest that has exited since, while the APIC counts
+	 * on its own later one still standing. */
+	if (rang && cpu->timer_armed_ns == armed && cpu->apic_deadline_ns && cpu->apic_deadline_ns != UINT64_MAX)
+		cpu_host_timer_arm(cpu, cpu->apic_deadline_ns);
 	if (take_async(cpu, ASYNC_NMI))
 		cpu->nmi_pending = true;
 }
@@ -85,7 +91,7 @@ static bool poll_debug_trap(struct cpu *cpu)
 
 static bool poll_nmi(struct cpu *cpu)
 {
-	if (cpu->virt && !cpu->shadow)
+	if (cpu->virt)
 		cpu->virt->poll_nmi_window(cpu);
 	if (!cpu->nmi_pending || cpu->nmi_blocked)
 		return false;
@@ -105,9 +111,8 @@ static void poll_interrupt(struct cpu *cpu)
 	int vector;
 
 	if (cpu->virt) {
-		if (open)
-			cpu->virt->poll_interrupt_window(cpu);
-		else
+		cpu->virt->poll_interrupt_window(cpu);
+		if (!open)
 			cpu->interrupt_blocked = true;
 		if (cpu->shadow)
 			cpu_poll_soon(cpu);
