@@ -204,11 +204,11 @@ struct cpu {
 				  * window, that RFLAGS.IF held back: see cpu_interrupts_enabled */
 	bool extint_line;        /* the 8259's INTR, copied from pending_async by the vCPU */
 	uint64_t monitor_address; /* armed by MONITOR, 0 when not */
+	uint64_t monitor_value;   /* the aligned 8 bytes there when it was armed */
 
 	/* ---- virtualization ---- */
 	const struct virt_hooks *virt; /* non-NULL exactly in VMX non-root operation (SVM guest mode) */
 	struct vmx *vmx;               /* owned by vmx/; NULL where the model has no VMX */
-	bool vmx_operation;            /* between VMXON and VMXOFF: INIT is blocked in root operation. Set by vmx/ */
 	bool nested_paging;            /* EPT or NPT is on */
 	uint64_t eptp;                 /* tag of combined mappings: EPTP[51:12], 0 without EPT */
 	uint16_t vpid;                 /* tag of linear mappings: 0 in root operation and without VPID */

@@ -50,7 +50,7 @@ static bool poll_processor_signals(struct cpu *cpu)
 	if (take_async(cpu, ASYNC_INIT)) {
 		if (cpu->virt) {
 			cpu->virt->init_signal(cpu);
-		} else if (cpu->vmx_operation) {
+		} else if (cpu->init_blocked) {
 			return_async(cpu, ASYNC_INIT); /* blocked until VMXOFF or a VM entry */
 		} else {
 			cpu_reset(cpu, true);
@@ -177,7 +177,7 @@ bool cpu_has_wakeup(struct cpu *cpu)
 		return true;
 	if (async & (ASYNC_APIC | ASYNC_TIMER | ASYNC_STOP | ASYNC_NMI | ASYNC_SIPI))
 		return true;
-	if ((async & ASYNC_INIT) && (cpu->virt || !cpu->vmx_operation))
+	if ((async & ASYNC_INIT) && (cpu->virt || !cpu->init_blocked))
 		return true;
 	if (cpu->event.valid)
 		return true;
