@@ -288,7 +288,8 @@ static void write_fadt(struct writer *writer, const struct boot_platform *platfo
 		table[128] = platform->reset_value;
 	}
 	put_u32(table + 112, features);
-	put_u64(table + 140, dsdt); /* X_FIRMWARE_CTRL stays 0: FIRMWARE_CTRL reaches it */
+	put_u64(table + 132, facs);
+	put_u64(table + 140, dsdt);
 	put_port(table + 148, event, 32, 2);
 	put_port(table + 172, control, 16, 2);
 	put_port(table + 208, timer, 32, 3);

@@ -196,15 +196,24 @@ void aml_resources(struct aml *aml)
 void aml_resources_end(struct aml *aml)
 {
 	const uint8_t end[] = {0x79, 0};
-	size_t start;
+	uint8_t *constant;
+	size_t size;
 
 	append(aml, end, sizeof(end));
 	if (aml->failed || !aml->depth) {
 		aml->failed = true;
 		return;
 	}
-	start = aml->open[aml->depth - 1];
-	put_u16(aml->data + start + 1, (uint16_t)(aml->size - start - 3));
+	constant = aml->data + aml->open[aml->depth - 1];
+	size = (size_t)(aml->data + aml->size - constant) - 3;
+	if (size > UINT8_MAX) {
+		put_u16(constant + 1, (uint16_t)size);
+	} else {
+		constant[0] = AML_BYTE;
+		constant[1] = (uint8_t)size;
+		memmove(constant + 2, constant + 3, size);
+		aml->size--;
+	}
 	aml_end(aml);
 }
 

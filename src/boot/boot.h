@@ -60,7 +60,7 @@ struct boot_request {
 	const char *kernel;               /* path */
 	const char *initrd;               /* path, or NULL */
 	const char *command_line;         /* or NULL */
-	const struct boot_module *module; /* multiboot and PVH modules, after the initrd if there is one */
+	const struct boot_module *module; /* Multiboot and PVH; the initrd comes after them */
 	unsigned module_count;
 	enum boot_mode mode;
 	unsigned cpu_count; /* APIC IDs 0 … cpu_count - 1; 0 counts as 1 */

@@ -34,7 +34,8 @@ static int place_text(struct loader *loader, const char *text, uint64_t *gpa)
 	return loader_place_low(loader, "command line", text, strlen(text) + 1, 16, gpa);
 }
 
-/* The initrd is module 0, as Linux and Xen read it. */
+/* The initrd comes last: alone it is module 0, which Linux takes; behind a kernel it is what Xen hands to it.
+ */
 static int place_modules(struct loader *loader, struct hvm_start_info *info)
 {
 	struct hvm_module module[BOOT_MODULES + 1] = {0};
@@ -42,10 +43,6 @@ static int place_modules(struct loader *loader, struct hvm_start_info *info)
 	unsigned count = 0;
 	int status = 0;
 
-	if (loader->initrd.size) {
-		status = loader_place_file(loader, &loader->initrd, "initrd", low_end, &module[0].gpa);
-		module[count++].size = loader->initrd.size;
-	}
 	for (unsigned i = 0; i < loader->module_count && !status; i++) {
 		const char *text = loader->request->module[i].command_line;
 
@@ -53,6 +50,10 @@ static int place_modules(struct loader *loader, struct hvm_start_info *info)
 		if (!status && text)
 			status = place_text(loader, text, &module[count].command_line);
 		module[count++].size = loader->module[i].size;
+	}
+	if (loader->initrd.size && !status) {
+		status = loader_place_file(loader, &loader->initrd, "initrd", low_end, &module[count].gpa);
+		module[count++].size = loader->initrd.size;
 	}
 	info->module_count = count;
 	if (!status && count)
