@@ -4,8 +4,10 @@ A peer is a function (guest, work) -> (command, serial, ended) for phases.run: g
 scripts/guest/build, work an empty folder of its own.
 """
 import os
+import pty
 import shutil
 import subprocess
+import tty
 
 import phases
 
@@ -43,8 +45,9 @@ def bochs(guest, work):
     subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-o", image, "-b", "isolinux.bin", "-c", "boot.cat",
                     "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", disc],
                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    serial = os.path.join(work, "serial")
-    os.mkfifo(serial)
+    # Into a file, Bochs would write through a buffer, and late.
+    serial, terminal = pty.openpty()
+    tty.setraw(terminal)
     configuration = os.path.join(work, "bochsrc")
     with open(configuration, "w") as stream:
         stream.write(f"""
@@ -58,7 +61,7 @@ clock: sync=none, time0=utc
 ata0: enabled=1
 ata0-master: type=cdrom, path={image}, status=inserted
 boot: cdrom
-com1: enabled=1, mode=file, dev={serial}
+com1: enabled=1, mode=term, dev={os.ttyname(terminal)}
 log: {os.path.join(work, "log")}
 panic: action=fatal
 error: action=ignore
@@ -70,5 +73,5 @@ speaker: enabled=0, mode=none
     commands = os.path.join(work, "commands")
     with open(commands, "w") as stream:
         stream.write("c\n")
-    # Bochs does not end when its guest powers off through a method that it does not know.
+    # Bochs takes its guest's power-off for a reason to panic.
     return ["bochs", "-q", "-f", configuration, "-rc", commands], serial, "off L1"

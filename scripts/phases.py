@@ -102,15 +102,16 @@ class Reader:
 def run(command, limit, show=None, serial=None, ended=None):
     """Runs command for at most `limit` seconds. show(level, line) is called for every line as it comes.
 
-    serial: a FIFO that carries the serial line instead of standard output. ended: a mark after which the command may
-    be ended ("off L1"), for an emulator that does not end when its guest powers off.
+    serial: the master side of a terminal that carries the serial line instead of standard output; closed here. ended:
+    a mark after which the command may be ended ("off L1"), and its status then means nothing: for an emulator that
+    does not end well when its guest powers off.
     """
     outcome = Outcome()
     start = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL if serial else subprocess.PIPE,
                                stderr=None if serial is None else subprocess.DEVNULL, start_new_session=True)
-    source = os.open(serial, os.O_RDWR) if serial else process.stdout.fileno()
+    source = serial if serial else process.stdout.fileno()
     reader = Reader(outcome, start, show)
     pending = b""
     try:
@@ -132,6 +133,8 @@ def run(command, limit, show=None, serial=None, ended=None):
                     text = re.sub(r"\x1b[\[c][0-9;?=]*[A-Za-z]?", "", line.decode("latin-1")).strip("\r")
                     reader.line(text, now)
             elif process.poll() is not None and serial:
+                if ended not in outcome.reached:
+                    outcome.wrong.append("ended before its guest did")
                 break
             if ended and ended in outcome.reached:
                 break
