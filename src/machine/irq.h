@@ -35,7 +35,7 @@ void irq_line_add_sink(struct irq_line *line, void (*set)(void *controller, unsi
 
 void irq_pin_connect(struct irq_pin *pin, struct irq_line *line);
 void irq_pin_set(struct irq_pin *pin, bool level);
-/* A rising edge: low if it was high, then high, then low. */
+/* A rising edge: low, then high, where it stays (an 8259 forgets a request whose input falls before INTA). */
 void irq_pin_pulse(struct irq_pin *pin);
 void irq_pin_cut(struct irq_pin *pin, bool cut);
 

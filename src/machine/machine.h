@@ -19,7 +19,6 @@
 #include "device/platform.h"
 #include "engine/cpu_model.h"
 #include "engine/engine.h"
-#include "engine/vcpu_state.h"
 #include "machine/bus.h"
 #include "machine/clock.h"
 #include "machine/irq.h"
@@ -27,7 +26,9 @@
 #include "machine/timer.h"
 #include "util/guest_memory.h"
 
+struct cf9;
 struct event_loop;
+struct vcpu_state; /* engine/vcpu_state.h */
 struct fw_cfg;
 struct ioapic;
 struct pic;
@@ -67,6 +68,7 @@ struct machine {
 	struct guest_memory memory;
 	const struct engine_ops *engine;
 	struct engine_host host;
+	bool quiet; /* a trial: do not tell why the guest failed */
 	struct engine_vm *vm;
 	struct machine_vcpu vcpu[PLATFORM_CPUS_MAX];
 	struct event_loop *loop;
@@ -81,6 +83,7 @@ struct machine {
 	struct irq_line irq[PLATFORM_IRQ_COUNT]; /* by ISA number, above 15 by IOAPIC pin */
 	struct device device[MACHINE_DEVICES];
 	unsigned device_count;
+	struct cf9 *cf9;
 	struct fw_cfg *fw_cfg; /* devices that others must find; owned by their device entry */
 	struct ioapic *ioapic;
 	struct pic *pic;
@@ -90,15 +93,16 @@ struct machine {
 	struct machine_msi outbox[MACHINE_OUTBOX];
 	unsigned outbox_count;
 	bool extint, extint_sent; /* the 8259 pair's INTR: wanted, and as the engine knows it */
-	bool reset_requested;
+	bool stop_kick; /* kick every vCPU at the next unlock */
 
 	/* ---- other ---- */
 	pthread_mutex_t delivery_lock;
 	pthread_mutex_t run_lock; /* the fields below */
 	pthread_cond_t run_changed;
-	unsigned running;         /* vCPU threads inside vcpu_run */
-	atomic_bool stop_requested, stopped_by_reset;
-	atomic_int exit_status;
+	unsigned running;         /* vCPU threads that live */
+	bool restart;             /* the stop is a reset that starts over */
+	int exit_status;
+	atomic_bool stop_requested; /* written under run_lock, read anywhere */
 	void *memory_map; /* the whole of RAM, one mapping */
 	uint64_t memory_map_size;
 };
@@ -132,13 +136,15 @@ void *machine_add_rom(struct machine *machine, gpa_t gpa, uint64_t size);
 /* Runs the guest until it stops; returns Nestor's exit status. Prints one line where the guest failed. */
 int machine_run(struct machine *machine);
 
-/* Ends machine_run with `status`; the first caller's counts. [any thread, lock held or not] */
+/* Ends machine_run with `status`; the first caller's counts. [any, lock held or not] */
 void machine_stop(struct machine *machine, int status);
 
 /* A guest reset (`cause` for the trace): stops or restarts as configured. Under lock. */
 void machine_reset_request(struct machine *machine, const char *cause);
 /* The guest powered off: stop with status 0. Under lock. */
 void machine_power_off(struct machine *machine);
+/* The guest asked for the exit status itself (isa-debug-exit). Under lock. */
+void machine_device_exit(struct machine *machine, int status);
 
 /* Around every use of a device from outside a device callback. Unlocking sends what the devices left to send. */
 void machine_lock(struct machine *machine);

@@ -32,7 +32,7 @@ struct machine_config {
 	enum machine_engine engine;
 	struct cpu_model_request cpu;
 	enum engine_clock clock;
-	int64_t rtc_start;    /* RTC at start, seconds since 1970 UTC; INT64_MIN: the host's (deterministic: 2026-01-01) */
+	int64_t rtc_start;    /* s since 1970 UTC at the start; INT64_MIN: the host's (deterministic: 2026-01-01) */
 	unsigned trace;       /* ENGINE_TRACE_* */
 	unsigned tune_off;    /* ENGINE_TUNE_* */
 	enum machine_on_reset on_reset;

@@ -1,0 +1,160 @@
+/*
+ * ACPI fixed hardware: PM1a event and control blocks, the power management timer and an empty GPE block. ACPI mode
+ * is always on. Rules: ACPI Specification, "PM1 Event Grouping", "PM1 Control Registers", "Power Management
+ * Timer". Waking, sleep states other than S5 and buttons do not exist.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "device/devices.h"
+#include "machine/machine.h"
+#include "util/error.h"
+
+#define PM_TIMER_HZ 3579545u
+#define NS          1000000000u
+
+#define STATUS_TIMER 0x0001
+#define STATUS_BITS  0xcf31 /* those that exist: TMR, BM, GBL, PWRBTN, SLPBTN, RTC, PCIEXP_WAKE, WAK */
+#define ENABLE_BITS  0x4721
+#define CONTROL_SCI_EN 0x0001
+#define CONTROL_SLP_EN 0x2000
+#define CONTROL_TYPE(v) ((unsigned)(v) >> 10 & 7)
+#define CONTROL_BITS 0x1c03 /* SLP_TYP, BM_RLD, SCI_EN */
+
+struct acpi_pm {
+	struct machine *machine;
+	uint16_t status, enable, control;
+	uint64_t half_seen; /* number of changes of the timer's bit 31 accounted for in TMR_STS */
+	struct machine_timer overflow;
+	struct irq_pin sci;
+};
+
+static uint64_t pm_ticks(struct acpi_pm *pm)
+{
+	return clock_scale(machine_now(pm->machine), PM_TIMER_HZ, NS);
+}
+
+/* "TMR_STS is set any time the most significant bit of the counter changes" */
+static void account_timer(struct acpi_pm *pm)
+{
+	uint64_t half = pm_ticks(pm) >> 31;
+
+	if (half != pm->half_seen)
+		pm->status |= STATUS_TIMER;
+	pm->half_seen = half;
+}
+
+static void update(struct acpi_pm *pm)
+{
+	account_timer(pm);
+	irq_pin_set(&pm->sci, pm->status & pm->enable);
+	if (pm->enable & STATUS_TIMER)
+		timer_arm(&pm->overflow, clock_scale((pm->half_seen + 1) << 31, NS, PM_TIMER_HZ) + 1);
+	else
+		timer_cancel(&pm->overflow);
+}
+
+static void overflow_expired(void *context)
+{
+	update(context);
+}
+
+static void write_control(struct acpi_pm *pm, uint16_t value)
+{
+	pm->control = (value & CONTROL_BITS) | CONTROL_SCI_EN;
+	if (value & CONTROL_SLP_EN && CONTROL_TYPE(value) == PLATFORM_S5_TYPE)
+		machine_power_off(pm->machine);
+}
+
+/* Registers as an array of bytes would be seen: the block is read and written in any width. */
+static uint64_t pm_read(void *state, uint64_t offset, unsigned size)
+{
+	struct acpi_pm *pm = state;
+	uint64_t block;
+
+	account_timer(pm);
+	if (offset >= PLATFORM_PM_TIMER - PLATFORM_PM_BASE) {
+		block = offset < PLATFORM_PM_TIMER - PLATFORM_PM_BASE + 4 ? (uint32_t)pm_ticks(pm) : 0;
+		return block >> (8 * (offset & 3));
+	}
+	block = pm->status | (uint64_t)pm->enable << 16 | (uint64_t)pm->control << 32;
+	return block >> (8 * offset);
+}
+
+static uint16_t merge(uint16_t old, uint8_t byte, bool high)
+{
+	return high ? (uint16_t)((old & 0xff) | byte << 8) : (uint16_t)((old & 0xff00) | byte);
+}
+
+static void pm_write(void *state, uint64_t offset, unsigned size, uint64_t value)
+{
+	struct acpi_pm *pm = state;
+	uint16_t control = pm->control;
+	bool control_written = false;
+
+	account_timer(pm);
+	for (unsigned i = 0; i < size; i++) {
+		uint8_t byte = (uint8_t)(value >> (8 * i));
+		bool high = (offset + i) & 1;
+
+		switch ((offset + i) / 2) {
+		case 0: /* write one to clear */
+			pm->status &= (uint16_t)~merge(0, byte, high);
+			break;
+		case 1:
+			pm->enable = merge(pm->enable, byte, high) & ENABLE_BITS;
+			break;
+		case 2:
+			control = merge(control, byte, high);
+			control_written = true;
+			break;
+		default:
+			break;
+		}
+	}
+	pm->status &= STATUS_BITS;
+	if (control_written)
+		write_control(pm, control);
+	update(pm);
+}
+
+static uint64_t gpe_read(void *state, uint64_t offset, unsigned size)
+{
+	return 0;
+}
+
+static void pm_reset(void *state)
+{
+	struct acpi_pm *pm = state;
+
+	pm->status = 0;
+	pm->enable = 0;
+	pm->control = CONTROL_SCI_EN;
+	pm->half_seen = pm_ticks(pm) >> 31;
+	update(pm);
+}
+
+static const struct bus_ops pm_ops = { 4, pm_read, pm_write };
+static const struct bus_ops gpe_ops = { 4, gpe_read, NULL };
+
+int acpi_pm_create(struct machine *machine)
+{
+	struct acpi_pm *pm = calloc(1, sizeof(*pm));
+	int error;
+
+	if (!pm)
+		return error_set(ENOMEM, "out of memory");
+	pm->machine = machine;
+	error = machine_add_device(machine, "acpi-pm", pm, pm_reset, free);
+	if (error) {
+		free(pm);
+		return error;
+	}
+	irq_pin_connect(&pm->sci, &machine->irq[PLATFORM_IRQ_SCI]);
+	error = timer_init(&pm->overflow, &machine->timers, overflow_expired, pm);
+	if (!error)
+		error = bus_add(&machine->pio, PLATFORM_PM_BASE, 16, &pm_ops, pm, "acpi-pm");
+	if (!error)
+		error = bus_add(&machine->pio, PLATFORM_PM_GPE0, PLATFORM_PM_GPE0_LENGTH, &gpe_ops, pm, "acpi-gpe");
+	return error;
+}

@@ -1,0 +1,18 @@
+#include "device/devices.h"
+
+#include <stddef.h>
+
+/* In this order: interrupt controllers before what connects to their lines. */
+static int (*const create[])(struct machine *machine) = {
+	pic_create,    ioapic_create, pit_create,        rtc_create,    hpet_create,    serial_create, i8042_create,
+	port92_create, cf9_create,    debug_exit_create, fw_cfg_create, acpi_pm_create, pci_host_create,
+};
+
+int devices_create(struct machine *machine)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < sizeof(create) / sizeof(create[0]) && !error; i++)
+		error = create[i](machine);
+	return error;
+}

@@ -1,0 +1,116 @@
+#include "machine/load.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "boot/boot.h"
+#include "device/fw_cfg.h"
+#include "engine/vcpu_state.h"
+#include "machine/machine.h"
+#include "util/error.h"
+
+static struct boot_platform describe_platform(const struct machine *machine)
+{
+	static const uint16_t port[] = { PLATFORM_COM1, PLATFORM_COM2 };
+	static const uint8_t irq[] = { PLATFORM_IRQ_COM1, PLATFORM_IRQ_COM2 };
+	struct boot_platform platform = {
+		.local_apic = PLATFORM_LAPIC_BASE,
+		.io_apic = PLATFORM_IOAPIC_BASE,
+		.io_apic_id = PLATFORM_IOAPIC_ID,
+		.io_apic_pins = PLATFORM_IOAPIC_PINS,
+		.hpet = PLATFORM_HPET_BASE,
+		.pm_base = PLATFORM_PM_BASE,
+		.smi_port = PLATFORM_SMI_COMMAND,
+		.sci_irq = PLATFORM_IRQ_SCI,
+		.sleep_type_s5 = PLATFORM_S5_TYPE,
+		.reset_port = PLATFORM_RESET_CONTROL,
+		.reset_value = PLATFORM_RESET_VALUE,
+		.debug_exit_port = PLATFORM_DEBUG_EXIT,
+		.rtc = true,
+		.i8042 = false, /* there is a controller for A20 and reset, but nothing is plugged in */
+		.vga_text = false,
+		.pci = true,
+		.pci_hole = PLATFORM_PCI_HOLE,
+		.pci_hole_end = PLATFORM_PCI_HOLE_END,
+	};
+
+	for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+		if (machine->config.serial[i]) {
+			platform.serial[i].port = port[i];
+			platform.serial[i].irq = irq[i];
+		}
+	}
+	return platform;
+}
+
+static int fill_fw_cfg(struct machine *machine, const struct boot_request *request)
+{
+	struct boot_fw_cfg list = { 0 };
+	bool vmx_locked_on = machine->cpu_model.vmx && machine->cpu_model.vmx_firmware == VMX_FIRMWARE_ON;
+	/* IA32_FEATURE_CONTROL: lock, VMX outside SMX */
+	int error = boot_fw_cfg_make(request, &machine->memory, vmx_locked_on ? 5 : 0, &list);
+
+	for (unsigned i = 0; i < list.count && !error; i++) {
+		const struct boot_fw_cfg_item *item = &list.item[i];
+
+		error = item->name[0] ? fw_cfg_add_file(machine->fw_cfg, item->name, item->data, item->size)
+				      : fw_cfg_set(machine->fw_cfg, item->key, item->data, item->size);
+	}
+	boot_fw_cfg_free(&list);
+	return error;
+}
+
+/* "PATH arguments" -> path and command line; both point into a copy that *copy owns. */
+static int split_module(const char *text, struct boot_module *module, char **copy)
+{
+	char *space;
+
+	*copy = strdup(text);
+	if (!*copy)
+		return error_set(ENOMEM, "out of memory");
+	space = strchr(*copy, ' ');
+	module->path = *copy;
+	module->command_line = *copy;
+	if (space) {
+		*space = 0;
+		module->command_line = space + 1;
+	}
+	return 0;
+}
+
+int machine_load_guest(struct machine *machine, void *context)
+{
+	const struct machine_config *config = &machine->config;
+	struct boot_module module[MACHINE_BOOT_MODULES];
+	char *copy[MACHINE_BOOT_MODULES] = { 0 };
+	struct boot_request request = {
+		.kernel = config->kernel,
+		.initrd = config->initrd,
+		.command_line = config->append,
+		.module = module,
+		.module_count = config->module_count,
+		.mode = config->boot == MACHINE_BOOT_SETUP ? BOOT_MODE_SETUP : BOOT_MODE_DIRECT,
+		.cpu_count = config->cpu_count,
+		.platform = describe_platform(machine),
+	};
+	struct vcpu_state start;
+	int error = 0;
+
+	if (!config->kernel)
+		return error_set(EINVAL, "no guest: give --kernel FILE");
+	if (config->module_count > MACHINE_BOOT_MODULES)
+		return error_set(EINVAL, "more than %u boot modules", MACHINE_BOOT_MODULES);
+	for (unsigned i = 0; i < config->module_count && !error; i++)
+		error = split_module(config->module[i], &module[i], &copy[i]);
+	memset(&start, 0, sizeof(start));
+	if (!error)
+		error = boot_load(&request, &machine->memory, &start);
+	if (!error)
+		error = fill_fw_cfg(machine, &request);
+	if (!error)
+		error = machine_set_state(machine, 0, &start);
+	for (unsigned i = 0; i < MACHINE_BOOT_MODULES; i++)
+		free(copy[i]);
+	return error;
+}
