@@ -155,6 +155,18 @@ static inline uint8_t *first_element(const struct string *s, uint8_t *lowest, ui
 	return s->step > 0 ? lowest : lowest + (n - 1) * s->size;
 }
 
+/* Host address of a chunk's lowest byte, or NULL; raises its first element's fault. */
+static uint8_t *direct(const struct string *s, uint64_t lowest, uint64_t n, enum mem_access access)
+{
+	/* Descending, a fault has to name the first element, not the lowest. */
+	if (s->step < 0 && n > 1) {
+		gpa_t gpa;
+
+		(void)tlb_access(s->cpu, GLA(lowest + (n - 1) * s->size), s->size, access, s->class, &gpa);
+	}
+	return mem_direct(s->cpu, GLA(lowest), n * s->size, access, s->class);
+}
+
 /* ---- the host's string instructions; DF as the guest's for their duration ---- */
 
 #define HOST_STRING(instruction, ...)                                                                              \
@@ -241,8 +253,8 @@ void op_movs(struct cpu *cpu, const struct insn *insn)
 			 * Order of the faults: the first element's read, then its write. Both pages are translated
 			 * for the whole chunk, which lies in them, so later elements cannot fault.
 			 */
-			from = mem_direct(cpu, GLA(source), n * s.size, ACCESS_READ, s.class);
-			to = from ? mem_direct(cpu, GLA(target), n * s.size, ACCESS_WRITE, s.class) : NULL;
+			from = direct(&s, source, n, ACCESS_READ);
+			to = from ? direct(&s, target, n, ACCESS_WRITE) : NULL;
 		}
 		if (to) {
 			host_movs(&s, first_element(&s, to, n), first_element(&s, from, n), n);
@@ -267,7 +279,7 @@ void op_stos(struct cpu *cpu, const struct insn *insn)
 	for (begin(cpu, insn, &s); s.count;) {
 		uint64_t limit = cpu->mode & MODE_STEP ? 1 : s.count, target;
 		uint64_t n = chunk(&s, SEG_ES, s.di, limit, &target);
-		uint8_t *to = n ? mem_direct(cpu, GLA(target), n * s.size, ACCESS_WRITE, s.class) : NULL;
+		uint8_t *to = n ? direct(&s, target, n, ACCESS_WRITE) : NULL;
 
 		if (to) {
 			host_stos(&s, first_element(&s, to, n), value, n);
@@ -289,7 +301,7 @@ void op_lods(struct cpu *cpu, const struct insn *insn)
 	for (begin(cpu, insn, &s); s.count;) {
 		uint64_t limit = cpu->mode & MODE_STEP ? 1 : s.count, source, value;
 		uint64_t n = chunk(&s, s.source, s.si, limit, &source);
-		const uint8_t *from = n ? mem_direct(cpu, GLA(source), n * s.size, ACCESS_READ, s.class) : NULL;
+		const uint8_t *from = n ? direct(&s, source, n, ACCESS_READ) : NULL;
 
 		if (from) {
 			/* Of a chunk only the last element counts. */
@@ -343,7 +355,7 @@ void op_scas(struct cpu *cpu, const struct insn *insn)
 		uint64_t limit = cpu->mode & MODE_STEP ? 1 : s.count, target, value = 0, i;
 		uint64_t wanted = operand_register(cpu, insn, REG_RAX, s.size);
 		uint64_t n = chunk(&s, SEG_ES, s.di, limit, &target);
-		const uint8_t *at = n ? mem_direct(cpu, GLA(target), n * s.size, ACCESS_READ, s.class) : NULL;
+		const uint8_t *at = n ? direct(&s, target, n, ACCESS_READ) : NULL;
 
 		if (at) {
 			const uint8_t *p = first_element(&s, (uint8_t *)at, n);
@@ -383,8 +395,8 @@ void op_cmps(struct cpu *cpu, const struct insn *insn)
 		if (n && s.step < 0)
 			(void)chunk(&s, s.source, s.si, n, &source);
 		if (n) {
-			from = mem_direct(cpu, GLA(source), n * s.size, ACCESS_READ, s.class);
-			at = from ? mem_direct(cpu, GLA(target), n * s.size, ACCESS_READ, s.class) : NULL;
+			from = direct(&s, source, n, ACCESS_READ);
+			at = from ? direct(&s, target, n, ACCESS_READ) : NULL;
 		}
 		if (at) {
 			from = first_element(&s, (uint8_t *)from, n);
