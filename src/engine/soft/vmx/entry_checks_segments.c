@@ -245,48 +245,71 @@ EACH_EIGHT(FUNCTION, reserved_high)
 #define ROW_reserved_high(register, check)                                                                   \
 	ROW_RIGHTS(register, check, "bits 31:17 of the access rights must be 0"),
 
-/* clang-format off: macros that expand to several rows */
+/* clang-format off */
 const struct vmx_rule vmx_segment_rules[] = {
-    GUEST(SECTION_SEGMENTS, "guest TR: TI of the selector must be 0", tr_selector_ti, VMCS_GUEST_TR_SELECTOR),
-    GUEST(SECTION_SEGMENTS, "guest LDTR: TI of the selector must be 0 where LDTR is usable", ldtr_selector_ti,
-          VMCS_GUEST_LDTR_SELECTOR, VMCS_GUEST_LDTR_ACCESS_RIGHTS),
-    GUEST(SECTION_SEGMENTS,
-          "guest SS: the selector's RPL must equal CS's outside virtual-8086 mode, without \"unrestricted "
-          "guest\"",
-          ss_rpl, VMCS_GUEST_SS_SELECTOR, VMCS_GUEST_CS_SELECTOR, VMCS_SECONDARY_PROCESSOR_CONTROLS),
-    EACH_SIX(ROW_base_v86, base_v86) ROW_base_canonical(TR, base_canonical)
-        ROW_base_canonical(FS, base_canonical) ROW_base_canonical(GS, base_canonical)
-            ROW_base_canonical(LDTR, base_canonical) ROW_base_32(CS, base_32) ROW_base_32(SS, base_32)
-                ROW_base_32(DS, base_32) ROW_base_32(ES, base_32) EACH_SIX(ROW_limit_v86, limit_v86)
-                    EACH_SIX(ROW_rights_v86, rights_v86)
-                        GUEST(SECTION_SEGMENTS,
-                              "guest CS: the type must be 9, 11, 13 or 15, or 3 with \"unrestricted guest\"",
-                              cs_type, VMCS_GUEST_CS_ACCESS_RIGHTS, VMCS_SECONDARY_PROCESSOR_CONTROLS),
-    GUEST(SECTION_SEGMENTS, "guest SS: the type must be 3 or 7 where SS is usable", ss_type,
-          VMCS_GUEST_SS_ACCESS_RIGHTS),
-    EACH_DATA(ROW_type_data, type_data) EACH_SIX(ROW_code_or_data, code_or_data)
-        GUEST(SECTION_SEGMENTS,
-              "guest CS: DPL must be 0 for type 3, equal SS's DPL for types 9 and 11, and not exceed it for "
-              "13 and 15",
-              cs_dpl, VMCS_GUEST_CS_ACCESS_RIGHTS, VMCS_GUEST_SS_ACCESS_RIGHTS),
-    GUEST(SECTION_SEGMENTS, "guest SS: DPL must equal the selector's RPL without \"unrestricted guest\"",
-          ss_dpl_rpl, VMCS_GUEST_SS_ACCESS_RIGHTS, VMCS_GUEST_SS_SELECTOR, VMCS_SECONDARY_PROCESSOR_CONTROLS),
-    GUEST(SECTION_SEGMENTS, "guest SS: DPL must be 0 where CS's type is 3 or CR0.PE is 0", ss_dpl_zero,
-          VMCS_GUEST_SS_ACCESS_RIGHTS, VMCS_GUEST_CS_ACCESS_RIGHTS, VMCS_GUEST_CR0),
-    EACH_DATA(ROW_dpl_data, dpl_data) EACH_SIX(ROW_present, present) EACH_SIX(ROW_reserved_low, reserved_low)
-        GUEST(SECTION_SEGMENTS, "guest CS: D/B must be 0 where L is 1 in an IA-32e mode guest", cs_l_db,
-              VMCS_GUEST_CS_ACCESS_RIGHTS, VMCS_VM_ENTRY_CONTROLS),
-    EACH_SIX(ROW_granularity, granularity) EACH_SIX(ROW_reserved_high, reserved_high)
-        GUEST(SECTION_SEGMENTS, "guest TR: the type must be 11, or 3 outside an IA-32e mode guest", tr_type,
-              VMCS_GUEST_TR_ACCESS_RIGHTS, VMCS_VM_ENTRY_CONTROLS),
-    ROW_system(TR, system) ROW_present(TR, present) ROW_reserved_low(TR, reserved_low)
-        ROW_granularity(TR, granularity) GUEST(SECTION_SEGMENTS, "guest TR: it must not be unusable",
-                                               tr_usable, VMCS_GUEST_TR_ACCESS_RIGHTS),
-    ROW_reserved_high(TR, reserved_high)
-        GUEST(SECTION_SEGMENTS, "guest LDTR: the type must be 2 where LDTR is usable", ldtr_type,
-              VMCS_GUEST_LDTR_ACCESS_RIGHTS),
-    ROW_system(LDTR, system) ROW_present(LDTR, present) ROW_reserved_low(LDTR, reserved_low)
-        ROW_granularity(LDTR, granularity) ROW_reserved_high(LDTR, reserved_high)};
+	GUEST(SECTION_SEGMENTS,
+	      "guest TR: TI of the selector must be 0",
+	      tr_selector_ti, VMCS_GUEST_TR_SELECTOR),
+	GUEST(SECTION_SEGMENTS,
+	      "guest LDTR: TI of the selector must be 0 where LDTR is usable",
+	      ldtr_selector_ti, VMCS_GUEST_LDTR_SELECTOR, VMCS_GUEST_LDTR_ACCESS_RIGHTS),
+	GUEST(SECTION_SEGMENTS,
+	      "guest SS: the selector's RPL must equal CS's outside virtual-8086 mode, without \"unrestricted guest\"",
+	      ss_rpl, VMCS_GUEST_SS_SELECTOR, VMCS_GUEST_CS_SELECTOR, VMCS_SECONDARY_PROCESSOR_CONTROLS),
+	EACH_SIX(ROW_base_v86, base_v86)
+	ROW_base_canonical(TR, base_canonical)
+	ROW_base_canonical(FS, base_canonical)
+	ROW_base_canonical(GS, base_canonical)
+	ROW_base_canonical(LDTR, base_canonical)
+	ROW_base_32(CS, base_32)
+	ROW_base_32(SS, base_32)
+	ROW_base_32(DS, base_32)
+	ROW_base_32(ES, base_32)
+	EACH_SIX(ROW_limit_v86, limit_v86)
+	EACH_SIX(ROW_rights_v86, rights_v86)
+	GUEST(SECTION_SEGMENTS,
+	      "guest CS: the type must be 9, 11, 13 or 15, or 3 with \"unrestricted guest\"",
+	      cs_type, VMCS_GUEST_CS_ACCESS_RIGHTS, VMCS_SECONDARY_PROCESSOR_CONTROLS),
+	GUEST(SECTION_SEGMENTS,
+	      "guest SS: the type must be 3 or 7 where SS is usable",
+	      ss_type, VMCS_GUEST_SS_ACCESS_RIGHTS),
+	EACH_DATA(ROW_type_data, type_data)
+	EACH_SIX(ROW_code_or_data, code_or_data)
+	GUEST(SECTION_SEGMENTS,
+	      "guest CS: DPL must be 0 for type 3, equal SS's DPL for types 9 and 11, and not exceed it for 13 and 15",
+	      cs_dpl, VMCS_GUEST_CS_ACCESS_RIGHTS, VMCS_GUEST_SS_ACCESS_RIGHTS),
+	GUEST(SECTION_SEGMENTS,
+	      "guest SS: DPL must equal the selector's RPL without \"unrestricted guest\"",
+	      ss_dpl_rpl, VMCS_GUEST_SS_ACCESS_RIGHTS, VMCS_GUEST_SS_SELECTOR, VMCS_SECONDARY_PROCESSOR_CONTROLS),
+	GUEST(SECTION_SEGMENTS,
+	      "guest SS: DPL must be 0 where CS's type is 3 or CR0.PE is 0",
+	      ss_dpl_zero, VMCS_GUEST_SS_ACCESS_RIGHTS, VMCS_GUEST_CS_ACCESS_RIGHTS, VMCS_GUEST_CR0),
+	EACH_DATA(ROW_dpl_data, dpl_data)
+	EACH_SIX(ROW_present, present)
+	EACH_SIX(ROW_reserved_low, reserved_low)
+	GUEST(SECTION_SEGMENTS,
+	      "guest CS: D/B must be 0 where L is 1 in an IA-32e mode guest",
+	      cs_l_db, VMCS_GUEST_CS_ACCESS_RIGHTS, VMCS_VM_ENTRY_CONTROLS),
+	EACH_SIX(ROW_granularity, granularity)
+	EACH_SIX(ROW_reserved_high, reserved_high)
+	GUEST(SECTION_SEGMENTS,
+	      "guest TR: the type must be 11, or 3 outside an IA-32e mode guest",
+	      tr_type, VMCS_GUEST_TR_ACCESS_RIGHTS, VMCS_VM_ENTRY_CONTROLS),
+	ROW_system(TR, system)
+	ROW_present(TR, present)
+	ROW_reserved_low(TR, reserved_low)
+	ROW_granularity(TR, granularity)
+	GUEST(SECTION_SEGMENTS, "guest TR: it must not be unusable", tr_usable, VMCS_GUEST_TR_ACCESS_RIGHTS),
+	ROW_reserved_high(TR, reserved_high)
+	GUEST(SECTION_SEGMENTS,
+	      "guest LDTR: the type must be 2 where LDTR is usable",
+	      ldtr_type, VMCS_GUEST_LDTR_ACCESS_RIGHTS),
+	ROW_system(LDTR, system)
+	ROW_present(LDTR, present)
+	ROW_reserved_low(LDTR, reserved_low)
+	ROW_granularity(LDTR, granularity)
+	ROW_reserved_high(LDTR, reserved_high)
+};
 /* clang-format on */
 
 _Static_assert(sizeof(vmx_segment_rules) / sizeof(vmx_segment_rules[0]) == VMX_SEGMENT_RULES,
