@@ -131,23 +131,23 @@ void cpu_host_mmio_write(struct cpu *c, gpa_t gpa, unsigned size, uint64_t value
 }
 
 /* True where the statement raises. */
-#define RAISES(statement)                                                                                          \
-	({                                                                                                         \
-		volatile bool raises_ = true;                                                                      \
-		raised.vector = -2;                                                                                \
-		if (!setjmp(raised.jump)) {                                                                        \
-			statement;                                                                                 \
-			raises_ = false;                                                                           \
-		}                                                                                                  \
-		raises_;                                                                                           \
+#define RAISES(statement)                                                                                    \
+	({                                                                                                   \
+		volatile bool raises_ = true;                                                                \
+		raised.vector = -2;                                                                          \
+		if (!setjmp(raised.jump)) {                                                                  \
+			statement;                                                                           \
+			raises_ = false;                                                                     \
+		}                                                                                            \
+		raises_;                                                                                     \
 	})
 
-#define assert_page_fault(statement, code_, address_)                                                              \
-	do {                                                                                                       \
-		assert_true(RAISES(statement));                                                                    \
-		assert_int_equal(raised.vector, VECTOR_PF);                                                        \
-		assert_int_equal(raised.error, code_);                                                             \
-		assert_int_equal(raised.address, address_);                                                        \
+#define assert_page_fault(statement, code_, address_)                                                        \
+	do {                                                                                                 \
+		assert_true(RAISES(statement));                                                              \
+		assert_int_equal(raised.vector, VECTOR_PF);                                                  \
+		assert_int_equal(raised.error, code_);                                                       \
+		assert_int_equal(raised.address, address_);                                                  \
 	} while (0)
 
 /* ---- the machine ---- */
@@ -214,7 +214,7 @@ static inline int teardown(void **state)
 #define PD   0x3000u
 #define PT   0x4000u
 
-/* 4-level paging at supervisor level; linear 0-2M through PT (empty), 2M-4M a large page, 1G-2G a 1 GiB page. */
+/* 4-level paging, supervisor: linear 0-2M through PT (empty), 2M-4M a large page, 1G-2G a 1 GiB page. */
 static inline void long_mode(void)
 {
 	cpu->cr0 = CR0_PE | CR0_PG | CR0_WP;
@@ -222,7 +222,7 @@ static inline void long_mode(void)
 	cpu->efer = EFER_LME | EFER_LMA | EFER_NXE;
 	cpu->cr3 = PML4;
 	cpu->mode = MODE_CODE64 | MODE_LONG | MODE_PROTECTED | MODE_FLAT | MODE_PAGING | MODE_STACK32 |
-		    TLB_SUPER << MODE_CLASS_SHIFT;
+	            TLB_SUPER << MODE_CLASS_SHIFT;
 	cpu->cpl = 0;
 	put64(PML4, PDPT | P | W | U);
 	put64(PDPT, PD | P | W | U);
@@ -250,7 +250,7 @@ static inline bool cached(uint64_t gla, enum mem_access access, enum tlb_class c
 {
 	struct tlb_tables *tables = &cpu->region->tables;
 	struct tlb_entry *entry = access == ACCESS_WRITE ? &tables->write[class][tlb_slot(gla)]
-							 : &tables->read[class][tlb_slot(gla)];
+	                                                 : &tables->read[class][tlb_slot(gla)];
 
 	return (gla ^ entry->page) <= PAGE_SIZE - 1;
 }

@@ -42,7 +42,7 @@ static void segments_are_checked(void **state)
 	tlb_select_context(cpu);
 	*ds = (struct segment){0x1000, 0xfff, 0x93 | RIGHTS_DB, 8};
 	cpu->seg[SEG_SS] = (struct segment){0x1000, 0xfff, 0x97 | RIGHTS_DB, 8}; /* expand-down */
-	cpu->seg[SEG_CS] = (struct segment){0, 0xffffffff, 0x99 | RIGHTS_DB, 8};  /* execute-only */
+	cpu->seg[SEG_CS] = (struct segment){0, 0xffffffff, 0x99 | RIGHTS_DB, 8}; /* execute-only */
 	assert_int_equal(mem_linear(cpu, SEG_DS, 0xffc, 4, ACCESS_READ).v, 0x1ffc);
 	assert_true(RAISES(mem_linear(cpu, SEG_DS, 0xffd, 4, ACCESS_READ)));
 	assert_int_equal(raised.vector, VECTOR_GP);
@@ -71,8 +71,12 @@ static void segments_are_checked(void **state)
 
 static struct insn string_insn(uint8_t opcode, unsigned size, unsigned prefixes)
 {
-	return (struct insn){.opcode = opcode | (size > 1), .operand_size = size > 1 ? size : 4, .address_size = 8,
-			     .prefixes = prefixes, .segment = SEG_DS, .length = 3};
+	return (struct insn){.opcode = opcode | (size > 1),
+	                     .operand_size = size > 1 ? size : 4,
+	                     .address_size = 8,
+	                     .prefixes = prefixes,
+	                     .segment = SEG_DS,
+	                     .length = 3};
 }
 
 static void string_setup(void)
@@ -121,9 +125,11 @@ static void movs_overlaps_like_single_elements(void **state)
 				}
 				for (unsigned i = 0; i < sizeof(expected); i++)
 					if (*byte(0x1000 + i) != expected[i])
-						fail_msg("size %u down %d distance %d at %x", size, down, distance, i);
+						fail_msg("size %u down %d distance %d at %x", size, down,
+						         distance, i);
 				assert_int_equal(cpu->gpr[REG_RCX], 0);
-				assert_int_equal(cpu->gpr[REG_RSI], source + (down ? -1 : 1) * (int64_t)(count * size));
+				assert_int_equal(cpu->gpr[REG_RSI],
+				                 source + (down ? -1 : 1) * (int64_t)(count * size));
 				assert_int_equal(cpu->next_rip, cpu->rip + 3);
 			}
 	cpu_set_rflags(cpu, 2);
@@ -224,8 +230,10 @@ static uint64_t host_compare(unsigned size, uint64_t a, uint64_t b)
 
 static void scas_and_cmps_compare_like_the_host(void **state)
 {
-	static const uint64_t sample[] = {0, 1, 0xf, 0x10, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff,
-					  0x80000000, 0xffffffff, 0x7fffffffffffffff, 1ull << 63, ~0ull};
+	static const uint64_t sample[] = {
+	    0,          1,      0xf,    0x10,       0x7f,       0x80,       0xff,
+	    0x7fff,     0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff,
+	    1ull << 63, ~0ull};
 	struct insn insn;
 
 	string_setup();
@@ -239,14 +247,14 @@ static void scas_and_cmps_compare_like_the_host(void **state)
 				insn = string_insn(0xa6, size, 0);
 				op_cmps(cpu, &insn);
 				assert_int_equal(cpu_rflags(cpu) & FLAGS_ARITHMETIC,
-						 host_compare(size, sample[i], sample[k]));
+				                 host_compare(size, sample[i], sample[k]));
 				assert_int_equal(cpu->gpr[REG_RDI], 0x2000 + size);
 				cpu->gpr[REG_RAX] = sample[k];
 				cpu->gpr[REG_RDI] = 0x1000;
 				insn = string_insn(0xae, size, 0);
 				op_scas(cpu, &insn);
 				assert_int_equal(cpu_rflags(cpu) & FLAGS_ARITHMETIC,
-						 host_compare(size, sample[k], sample[i]));
+				                 host_compare(size, sample[k], sample[i]));
 			}
 
 	/* strlen across pages: REPNE SCASB. */
@@ -312,8 +320,13 @@ static void sixteen_bit_indexes_wrap(void **state)
 
 static void stack_forms(void **state)
 {
-	struct insn insn = {.operand_size = 4, .address_size = 8, .base = REG_RSP, .index = INSN_NO_REG,
-			    .is_memory = true, .segment = SEG_SS, .displacement = 8};
+	struct insn insn = {.operand_size = 4,
+	                    .address_size = 8,
+	                    .base = REG_RSP,
+	                    .index = INSN_NO_REG,
+	                    .is_memory = true,
+	                    .segment = SEG_SS,
+	                    .displacement = 8};
 
 	string_setup();
 	cpu->gpr[REG_RSP] = 0x3000;
@@ -360,8 +373,13 @@ static void stack_forms(void **state)
 
 static void wide_compare_exchange(void **state)
 {
-	struct insn insn = {.operand_size = 8, .address_size = 8, .base = INSN_NO_REG, .index = INSN_NO_REG,
-			    .is_memory = true, .segment = SEG_DS, .displacement = 0x1ff8};
+	struct insn insn = {.operand_size = 8,
+	                    .address_size = 8,
+	                    .base = INSN_NO_REG,
+	                    .index = INSN_NO_REG,
+	                    .is_memory = true,
+	                    .segment = SEG_DS,
+	                    .displacement = 0x1ff8};
 
 	string_setup();
 	assert_true(RAISES(op_cmpxchg8b(cpu, &insn)));
@@ -427,16 +445,16 @@ static void memory_functions_of_hot_code(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(accesses_that_cross_a_page_are_whole_or_not_at_all),
-		TEST(segments_are_checked),
-		TEST(movs_overlaps_like_single_elements),
-		TEST(a_fault_leaves_what_was_done_before_it),
-		TEST(long_repetitions_let_interrupts_in),
-		TEST(scas_and_cmps_compare_like_the_host),
-		TEST(sixteen_bit_indexes_wrap),
-		TEST(stack_forms),
-		TEST(wide_compare_exchange),
-		TEST(memory_functions_of_hot_code),
+	    TEST(accesses_that_cross_a_page_are_whole_or_not_at_all),
+	    TEST(segments_are_checked),
+	    TEST(movs_overlaps_like_single_elements),
+	    TEST(a_fault_leaves_what_was_done_before_it),
+	    TEST(long_repetitions_let_interrupts_in),
+	    TEST(scas_and_cmps_compare_like_the_host),
+	    TEST(sixteen_bit_indexes_wrap),
+	    TEST(stack_forms),
+	    TEST(wide_compare_exchange),
+	    TEST(memory_functions_of_hot_code),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

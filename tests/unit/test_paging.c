@@ -121,34 +121,35 @@ static void access_rights(void **state)
 		uint64_t cr4;
 		int error; /* -1: permitted */
 	} row[] = {
-		{U, ACCESS_READ, TLB_USER, true, 0, -1},
-		{U, ACCESS_WRITE, TLB_USER, true, 0, 7},
-		{U, ACCESS_WRITE, TLB_USER, false, 0, 7},
-		{U | W, ACCESS_WRITE, TLB_USER, true, 0, -1},
-		{W, ACCESS_READ, TLB_USER, true, 0, 5},
-		{W, ACCESS_WRITE, TLB_USER, true, 0, 7},
-		{W, ACCESS_FETCH, TLB_USER, true, 0, 0x15},
-		{U, ACCESS_FETCH, TLB_USER, true, 0, -1},
-		{U | NX, ACCESS_FETCH, TLB_USER, true, 0, 0x15},
-		{0, ACCESS_WRITE, TLB_SUPER, true, 0, 3},
-		{0, ACCESS_WRITE, TLB_SUPER, false, 0, -1},
-		{U, ACCESS_WRITE, TLB_SUPER, false, 0, -1},
-		{U | W, ACCESS_WRITE, TLB_SUPER, true, 0, -1},
-		{U | W, ACCESS_READ, TLB_SUPER, true, CR4_SMAP, 1},
-		{U | W, ACCESS_WRITE, TLB_SUPER, true, CR4_SMAP, 3},
-		{U | W, ACCESS_WRITE, TLB_SUPER, false, CR4_SMAP, 3},
-		{U | W, ACCESS_WRITE, TLB_SUPER_AC, true, CR4_SMAP, -1},
-		{U, ACCESS_WRITE, TLB_SUPER_AC, true, CR4_SMAP, 3},
-		{W, ACCESS_WRITE, TLB_SUPER, true, CR4_SMAP, -1},
-		{U, ACCESS_FETCH, TLB_SUPER, true, 0, -1},
-		{U, ACCESS_FETCH, TLB_SUPER, true, CR4_SMEP, 0x11},
-		{U, ACCESS_FETCH, TLB_SUPER, true, CR4_SMAP, -1},
-		{0, ACCESS_FETCH, TLB_SUPER, true, CR4_SMEP, -1},
-		{NX, ACCESS_FETCH, TLB_SUPER, true, 0, 0x11},
-		{NX | U | W, ACCESS_READ, TLB_USER, true, 0, -1},
+	    {U, ACCESS_READ, TLB_USER, true, 0, -1},
+	    {U, ACCESS_WRITE, TLB_USER, true, 0, 7},
+	    {U, ACCESS_WRITE, TLB_USER, false, 0, 7},
+	    {U | W, ACCESS_WRITE, TLB_USER, true, 0, -1},
+	    {W, ACCESS_READ, TLB_USER, true, 0, 5},
+	    {W, ACCESS_WRITE, TLB_USER, true, 0, 7},
+	    {W, ACCESS_FETCH, TLB_USER, true, 0, 0x15},
+	    {U, ACCESS_FETCH, TLB_USER, true, 0, -1},
+	    {U | NX, ACCESS_FETCH, TLB_USER, true, 0, 0x15},
+	    {0, ACCESS_WRITE, TLB_SUPER, true, 0, 3},
+	    {0, ACCESS_WRITE, TLB_SUPER, false, 0, -1},
+	    {U, ACCESS_WRITE, TLB_SUPER, false, 0, -1},
+	    {U | W, ACCESS_WRITE, TLB_SUPER, true, 0, -1},
+	    {U | W, ACCESS_READ, TLB_SUPER, true, CR4_SMAP, 1},
+	    {U | W, ACCESS_WRITE, TLB_SUPER, true, CR4_SMAP, 3},
+	    {U | W, ACCESS_WRITE, TLB_SUPER, false, CR4_SMAP, 3},
+	    {U | W, ACCESS_WRITE, TLB_SUPER_AC, true, CR4_SMAP, -1},
+	    {U, ACCESS_WRITE, TLB_SUPER_AC, true, CR4_SMAP, 3},
+	    {W, ACCESS_WRITE, TLB_SUPER, true, CR4_SMAP, -1},
+	    {U, ACCESS_FETCH, TLB_SUPER, true, 0, -1},
+	    {U, ACCESS_FETCH, TLB_SUPER, true, CR4_SMEP, 0x11},
+	    {U, ACCESS_FETCH, TLB_SUPER, true, CR4_SMAP, -1},
+	    {0, ACCESS_FETCH, TLB_SUPER, true, CR4_SMEP, -1},
+	    {NX, ACCESS_FETCH, TLB_SUPER, true, 0, 0x11},
+	    {NX | U | W, ACCESS_READ, TLB_USER, true, 0, -1},
 	};
 
-	for (volatile unsigned level = 0; level < 2; level++) /* the restriction in the PTE, then in the PDE */
+	for (volatile unsigned level = 0; level < 2;
+	     level++) /* the restriction in the PTE, then in the PDE */
 		for (volatile unsigned i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
 			long_mode();
 			cpu->cr4 |= row[i].cr4;
@@ -276,6 +277,19 @@ static void cr3_load_keeps_global_pages(void **state)
 	assert_false(cached(0x1000, ACCESS_WRITE, TLB_SUPER));
 	tlb_flush_current(cpu, false);
 	assert_false(cached(0x2000, ACCESS_READ, TLB_SUPER));
+
+	/* The new tables count, those remembered for the old ones do not. */
+	READ(0x1000);
+	memcpy(ram + 0x11000, ram + PML4, 0x4000);
+	put64(0x11000, 0x12000 | P | W);
+	put64(0x12000, 0x13000 | P | W);
+	put64(0x13000, 0x14000 | P | W);
+	put64(0x14008, 0x8000 | P | W);
+	cpu->cr3 = 0x11000;
+	tlb_flush_current(cpu, true);
+	assert_ptr_equal(READ(0x1000), ram + 0x8000);
+	cpu->cr3 = PML4;
+	tlb_flush_current(cpu, true);
 
 	/* G counts only under CR4.PGE. */
 	cpu->cr4 &= ~(uint64_t)CR4_PGE;
@@ -475,7 +489,8 @@ static struct {
 	bool clean;    /* nothing is writable without a further walk, unless asked for a write */
 } nested;
 
-static void translate(struct cpu *c, gpa_t l2_gpa, const struct nested_access *access, struct nested_mapping *mapping)
+static void translate(struct cpu *c, gpa_t l2_gpa, const struct nested_access *access,
+                      struct nested_mapping *mapping)
 {
 	nested.calls++;
 	nested.last = *access;
@@ -560,7 +575,7 @@ static void nested_paging_combines_both_tables(void **state)
 	assert_int_equal(mem_read_linear(cpu, GLA(0x1008), 4, TLB_SUPER), 0x1234 + 8);
 	assert_false(cached(0x1008, ACCESS_READ, TLB_SUPER));
 
-	/* INVVPID of another VPID, INVEPT of another EPTP leave it alone; root operation has another context. */
+	/* INVVPID of another VPID and INVEPT of another EPTP leave it alone; root operation has its own. */
 	nested.apic = ~0ull;
 	READ(0x1000);
 	tlb_flush_vpid(cpu, 1, 2, GLA(0));
@@ -657,7 +672,8 @@ static int64_t plain_walk(uint64_t gla, enum mem_access access, enum tlb_class c
 	uint64_t table = PML4, rights = W | U, entry = 0, error = 0, nx = 0;
 	unsigned shift;
 
-	error = (access == ACCESS_WRITE ? 2 : 0) | (class == TLB_USER ? 4 : 0) | (access == ACCESS_FETCH ? 16 : 0);
+	error = (access == ACCESS_WRITE ? 2 : 0) | (class == TLB_USER ? 4 : 0) |
+	        (access == ACCESS_FETCH ? 16 : 0);
 	for (shift = 39;; shift -= 9) {
 		entry = get64(table + 8 * (gla >> shift & 511));
 		if (!(entry & P))
@@ -737,7 +753,8 @@ static void random_tables(void **state)
 				continue;
 			put64(PD + 8 * (gla >> 21), (0x200000ull * (1 + random32() % 4)) | (flags & ~G) | PS);
 			for (unsigned pcid = 0; pcid < 4; pcid++)
-				tlb_flush_pcid(cpu, 0, pcid, GLA((gla & ~0x1fffffull) | (random32() & 0x1fffff)));
+				tlb_flush_pcid(cpu, 0, pcid,
+				               GLA((gla & ~0x1fffffull) | (random32() & 0x1fffff)));
 		} else if (what == 6) {
 			use_pcid(random32() % 4);
 		} else if (what == 7) {
@@ -760,8 +777,8 @@ static void random_tables(void **state)
 			    }))
 				got = -(int64_t)raised.error - 1;
 			if (got != expected)
-				fail_msg("turn %u: gla %lx access %d class %d: %lx instead of %lx", turn, gla, access,
-					 class, got, expected);
+				fail_msg("turn %u: gla %lx access %d class %d: %lx instead of %lx", turn, gla,
+				         access, class, got, expected);
 		}
 	}
 }
@@ -769,23 +786,23 @@ static void random_tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(without_paging_linear_is_physical),
-		TEST(paging_32bit),
-		TEST(paging_pae_uses_pdpte_registers),
-		TEST(paging_4level),
-		TEST(access_rights),
-		TEST(accessed_and_dirty_flags),
-		TEST(flag_updates_notify_the_translator),
-		TEST(permission_miss_walks_again_before_it_faults),
-		TEST(cr3_load_keeps_global_pages),
-		TEST(pcids_have_contexts_of_their_own),
-		TEST(invlpg_and_invpcid_reach_what_the_manual_says),
-		TEST(invlpg_in_a_large_page_removes_every_piece),
-		TEST(jump_caches_go_when_their_mapping_may_have_changed),
-		TEST(nested_paging_combines_both_tables),
-		TEST(pages_that_hold_code_get_no_write_entry),
-		TEST(watched_pages_are_not_cached),
-		TEST(random_tables),
+	    TEST(without_paging_linear_is_physical),
+	    TEST(paging_32bit),
+	    TEST(paging_pae_uses_pdpte_registers),
+	    TEST(paging_4level),
+	    TEST(access_rights),
+	    TEST(accessed_and_dirty_flags),
+	    TEST(flag_updates_notify_the_translator),
+	    TEST(permission_miss_walks_again_before_it_faults),
+	    TEST(cr3_load_keeps_global_pages),
+	    TEST(pcids_have_contexts_of_their_own),
+	    TEST(invlpg_and_invpcid_reach_what_the_manual_says),
+	    TEST(invlpg_in_a_large_page_removes_every_piece),
+	    TEST(jump_caches_go_when_their_mapping_may_have_changed),
+	    TEST(nested_paging_combines_both_tables),
+	    TEST(pages_that_hold_code_get_no_write_entry),
+	    TEST(watched_pages_are_not_cached),
+	    TEST(random_tables),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

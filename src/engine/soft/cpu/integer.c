@@ -11,14 +11,15 @@ static inline void set_zero_flag(struct cpu *cpu, bool equal)
 	cpu->cc_low = (cpu->cc_low & ~FLAG_ZF) | (equal ? FLAG_ZF : 0);
 }
 
-static bool host_compare_exchange_16(void *host, uint64_t *low, uint64_t *high, uint64_t new_low, uint64_t new_high)
+static bool host_compare_exchange_16(void *host, uint64_t *low, uint64_t *high, uint64_t new_low,
+                                     uint64_t new_high)
 {
 	bool equal;
 
 	__asm__ volatile("lock cmpxchg16b %[memory]"
-			 : [memory] "+m"(*(uint8_t (*)[16])host), "+a"(*low), "+d"(*high), "=@ccz"(equal)
-			 : "b"(new_low), "c"(new_high)
-			 : "memory");
+	                 : [memory] "+m"(*(uint8_t(*)[16])host), "+a"(*low), "+d"(*high), "=@ccz"(equal)
+	                 : "b"(new_low), "c"(new_high)
+	                 : "memory");
 	return equal;
 }
 
@@ -34,9 +35,9 @@ static void compare_exchange_8(struct cpu *cpu, gla_t gla)
 		host = mem_direct(cpu, gla, 8, ACCESS_WRITE, mem_class(cpu));
 	if (host) {
 		__asm__ volatile("lock cmpxchgq %[replacement], %[memory]"
-				 : [memory] "+m"(*(uint8_t (*)[8])host), "+a"(found), "=@ccz"(equal)
-				 : [replacement] "r"(replacement)
-				 : "memory");
+		                 : [memory] "+m"(*(uint8_t(*)[8])host), "+a"(found), "=@ccz"(equal)
+		                 : [replacement] "r"(replacement)
+		                 : "memory");
 	} else {
 		/* Across pages or not RAM: written back in either case, as the processor does. */
 		mem_check_write(cpu, gla, 8, mem_class(cpu));
@@ -120,7 +121,7 @@ static inline void set_al(struct cpu *cpu, uint8_t al)
 static void set_result_flags(struct cpu *cpu, uint8_t result, bool carry, bool adjust)
 {
 	cpu->cc_low = 2 | (carry ? FLAG_CF : 0) | (adjust ? FLAG_AF : 0) | (result ? 0 : FLAG_ZF) |
-		      (result & 0x80 ? FLAG_SF : 0) | (__builtin_parity(result) ? 0 : FLAG_PF);
+	              (result & 0x80 ? FLAG_SF : 0) | (__builtin_parity(result) ? 0 : FLAG_PF);
 	cpu->cc_of = 0;
 }
 

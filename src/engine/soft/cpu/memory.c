@@ -268,7 +268,8 @@ static void note_watch(struct cpu *cpu, gla_t gla, unsigned size, enum mem_acces
 		unsigned length = lengths[control >> 2 & 3];
 		uint64_t address = cpu->dr[i] & ~(uint64_t)(length - 1);
 
-		if (!(cpu->dr7 >> 2 * i & 3) || !(control & 1) || ((control & 3) == 1 && access != ACCESS_WRITE))
+		if (!(cpu->dr7 >> 2 * i & 3) || !(control & 1) ||
+		    ((control & 3) == 1 && access != ACCESS_WRITE))
 			continue;
 		if (address >= gla.v + size || gla.v >= address + length)
 			continue;
@@ -291,7 +292,7 @@ struct part {
 };
 
 static inline void translate(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access access,
-			     enum tlb_class class, struct part *part)
+                             enum tlb_class class, struct part *part)
 {
 	const struct tlb_state *state = tlb_state_of(cpu);
 

@@ -33,7 +33,8 @@ uint64_t operand_register(struct cpu *cpu, const struct insn *insn, unsigned num
 	return truncated(cpu->gpr[number & 15], size);
 }
 
-void operand_set_register(struct cpu *cpu, const struct insn *insn, unsigned number, unsigned size, uint64_t value)
+void operand_set_register(struct cpu *cpu, const struct insn *insn, unsigned number, unsigned size,
+                          uint64_t value)
 {
 	uint64_t *reg = &cpu->gpr[number & 15];
 

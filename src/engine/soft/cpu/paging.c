@@ -25,8 +25,9 @@
 #define ENTRY_G  (1ull << 8)
 #define ENTRY_NX (1ull << 63)
 
-_Static_assert(WALK_WRITABLE == ENTRY_W && WALK_USER == ENTRY_U && WALK_DIRTY == ENTRY_D && WALK_GLOBAL == ENTRY_G,
-	       "rights are kept at their places in an entry");
+_Static_assert(WALK_WRITABLE == ENTRY_W && WALK_USER == ENTRY_U && WALK_DIRTY == ENTRY_D &&
+                   WALK_GLOBAL == ENTRY_G,
+               "rights are kept at their places in an entry");
 
 /* Page-fault error code. */
 #define FAULT_P    (1u << 0)
@@ -53,7 +54,7 @@ struct step {
 	uint64_t gpa;    /* of the entry, L1's */
 	uint64_t l2_gpa; /* before nested translation */
 	uint64_t value;
-	bool writable;   /* no further nested walk for an update */
+	bool writable; /* no further nested walk for an update */
 };
 
 struct walk_request {
@@ -79,7 +80,8 @@ static inline uint64_t reserved_bits(const struct cpu *cpu, enum paging_mode mod
 }
 
 /* SDM, Determination of Access Rights. */
-static inline bool permitted(const struct cpu *cpu, uint32_t rights, enum mem_access access, enum tlb_class class)
+static inline bool permitted(const struct cpu *cpu, uint32_t rights, enum mem_access access,
+                             enum tlb_class class)
 {
 	if (class == TLB_USER) {
 		if (!(rights & WALK_USER))
@@ -118,10 +120,13 @@ static _Noreturn void page_fault(struct cpu *cpu, const struct walk_request *req
 
 /* Nested translation of a paging-structure entry's address. */
 static void translate_entry(struct cpu *cpu, const struct walk_request *request, struct step *step,
-			    enum mem_access access)
+                            enum mem_access access)
 {
 	struct nested_access nested = {
-		.access = access, .linear_valid = true, .is_walk = true, .gla = request->gla,
+	    .access = access,
+	    .linear_valid = true,
+	    .is_walk = true,
+	    .gla = request->gla,
 	};
 	struct nested_mapping mapping = {0};
 
@@ -174,7 +179,7 @@ static bool read_entry(struct cpu *cpu, const struct walk_request *request, stru
 
 /* Sets `flags` in an entry that lacks them. False where it has changed since it was read: walk again. */
 static bool set_flags(struct cpu *cpu, const struct walk_request *request, struct step *step, unsigned size,
-		      uint64_t flags)
+                      uint64_t flags)
 {
 	uint64_t granule;
 
@@ -194,18 +199,18 @@ static bool set_flags(struct cpu *cpu, const struct walk_request *request, struc
 		uint32_t expected = step->value;
 
 		return __atomic_compare_exchange_n((uint32_t *)step->host, &expected,
-						   (uint32_t)(step->value | flags), false, __ATOMIC_ACQ_REL,
-						   __ATOMIC_RELAXED);
+		                                   (uint32_t)(step->value | flags), false, __ATOMIC_ACQ_REL,
+		                                   __ATOMIC_RELAXED);
 	}
 	uint64_t expected = step->value;
 
 	return __atomic_compare_exchange_n((uint64_t *)step->host, &expected, step->value | flags, false,
-					   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+	                                   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
 /* The last stage: the page's own address through nested paging. */
 static void finish(struct cpu *cpu, const struct walk_request *request, uint64_t page, uint32_t rights,
-		   struct page_walk *walk)
+                   struct page_walk *walk)
 {
 	walk->rights = rights;
 	walk->l2_gpa = GPA(page);
@@ -217,9 +222,13 @@ static void finish(struct cpu *cpu, const struct walk_request *request, uint64_t
 	}
 
 	struct nested_access nested = {
-		.access = request->access, .linear_valid = true, .is_walk = false, .gla = request->gla,
-		.user_page = rights & WALK_USER, .writable_page = rights & WALK_WRITABLE,
-		.nx_page = !(rights & WALK_EXECUTABLE),
+	    .access = request->access,
+	    .linear_valid = true,
+	    .is_walk = false,
+	    .gla = request->gla,
+	    .user_page = rights & WALK_USER,
+	    .writable_page = rights & WALK_WRITABLE,
+	    .nx_page = !(rights & WALK_EXECUTABLE),
 	};
 	struct nested_mapping mapping = {0};
 
@@ -260,9 +269,9 @@ struct walk_shape {
 };
 
 static const struct walk_shape shapes[] = {
-	[PAGING_32BIT] = {2, 22, 10, 4},
-	[PAGING_PAE] = {2, 21, 9, 8},
-	[PAGING_4LEVEL] = {4, 39, 9, 8},
+    [PAGING_32BIT] = {2, 22, 10, 4},
+    [PAGING_PAE] = {2, 21, 9, 8},
+    [PAGING_4LEVEL] = {4, 39, 9, 8},
 };
 
 /* What a full walk found. */
@@ -278,7 +287,7 @@ enum walk_end { WALK_OK, WALK_NOT_PRESENT, WALK_RESERVED, WALK_UNREACHABLE /* pr
 
 /* Reads the tables from the top, judging nothing but presence and reserved bits. */
 static enum walk_end read_path(struct cpu *cpu, const struct walk_request *request, enum paging_mode mode,
-			       struct walk_path *path)
+                               struct walk_path *path)
 {
 	const struct walk_shape shape = shapes[mode];
 	const uint64_t reserved = reserved_bits(cpu, mode);
@@ -339,7 +348,7 @@ static inline uint32_t leaf_rights(const struct cpu *cpu, uint64_t value)
 
 /* Enters what a successful walk found: its page table, or its large page. */
 static void fill_walk_cache(struct walk_cache *cache, const struct walk_request *request,
-			    const struct walk_path *path, uint32_t rights)
+                            const struct walk_path *path, uint32_t rights)
 {
 	uint64_t gla = request->gla.v;
 	struct walk_entry *entry = &cache->entry[(gla >> 21) % WALK_SLOTS];
@@ -365,7 +374,7 @@ static void fill_walk_cache(struct walk_cache *cache, const struct walk_request 
 }
 
 static void full_walk(struct cpu *cpu, struct walk_cache *cache, const struct walk_request *request,
-		      enum paging_mode mode, struct page_walk *walk)
+                      enum paging_mode mode, struct page_walk *walk)
 {
 	const unsigned size = shapes[mode].entry_size;
 	struct walk_path path;
@@ -396,12 +405,13 @@ again:
 	rights = path.rights | leaf_rights(cpu, path.step[path.depth].value);
 	walk->page_shift = path.shift;
 	fill_walk_cache(cache, request, &path, rights);
-	finish(cpu, request, path.frame + (request->gla.v & ((1ull << path.shift) - 1) & PAGE_MASK), rights, walk);
+	finish(cpu, request, path.frame + (request->gla.v & ((1ull << path.shift) - 1) & PAGE_MASK), rights,
+	       walk);
 }
 
 /* False where the full walk has to decide. */
 static bool cached_walk(struct cpu *cpu, const struct walk_entry *entry, const struct walk_request *request,
-			enum paging_mode mode, struct page_walk *walk)
+                        enum paging_mode mode, struct page_walk *walk)
 {
 	uint64_t gla = request->gla.v, wanted = ENTRY_A;
 	const unsigned size = shapes[mode].entry_size;
@@ -443,7 +453,7 @@ static bool cached_walk(struct cpu *cpu, const struct walk_entry *entry, const s
 }
 
 void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_access access,
-		 enum tlb_class class, struct page_walk *walk)
+                 enum tlb_class class, struct page_walk *walk)
 {
 	const struct walk_request request = {.gla = gla, .access = access, .class = class};
 	const enum paging_mode mode = paging_mode(cpu);
@@ -453,8 +463,8 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
 		/* SDM, Exit Qualification for EPT Violations: without paging every page counts as a user's,
 		 * writable and executable. */
 		walk->page_shift = PAGE_SHIFT;
-		finish(cpu, &request, gla.v & 0xfffff000, WALK_USER | WALK_WRITABLE | WALK_EXECUTABLE | WALK_DIRTY,
-		       walk);
+		finish(cpu, &request, gla.v & 0xfffff000,
+		       WALK_USER | WALK_WRITABLE | WALK_EXECUTABLE | WALK_DIRTY, walk);
 		return;
 	}
 	if (entry->tag == gla.v >> 21 && entry->generation == cache->generation &&

@@ -7,21 +7,21 @@
 #include "engine/soft/cpu/cpu.h"
 
 /*
- * The combined paging-structure cache of one TLB context (SDM, Caching Paging Structures): for 2 MiB of linear
- * addresses either the page table that maps them or, where a large page does, the page itself. Only what was
- * present, had no reserved bit and has its accessed flags set is entered; a permission miss goes round it.
- * An entry counts where tag and generation match: emptying the cache is one addition.
+ * The combined paging-structure cache of one TLB context (SDM, Caching Paging Structures): for 2 MiB of
+ * linear addresses either the page table that maps them or, where a large page does, the page itself. Only
+ * what was present, had no reserved bit and has its accessed flags set is entered; a permission miss goes
+ * round it. An entry counts where tag and generation match: emptying the cache is one addition.
  */
 #define WALK_SLOTS 256
 
 struct walk_entry {
-	uint64_t tag;        /* linear address >> 21 */
-	uint64_t frame;      /* large page: physical address (L2's under EPT) of this 2 MiB piece */
-	uint8_t *table;      /* otherwise: host address of the page table */
+	uint64_t tag;   /* linear address >> 21 */
+	uint64_t frame; /* large page: physical address (L2's under EPT) of this 2 MiB piece */
+	uint8_t *table; /* otherwise: host address of the page table */
 	uint32_t generation;
-	uint32_t rights;     /* WALK_* of all levels above the page table; of the page where WALK_LARGE */
-	uint64_t table_gpa;  /* L1-physical, for telling the translator of A/D updates */
-	uint64_t table_l2;   /* the page table's address before nested translation */
+	uint32_t rights;    /* WALK_* of all levels above the page table; of the page where WALK_LARGE */
+	uint64_t table_gpa; /* L1-physical, for telling the translator of A/D updates */
+	uint64_t table_l2;  /* the page table's address before nested translation */
 };
 
 #define WALK_WRITABLE       (1u << 1) /* the places of R/W, U/S, D and G in an entry */
@@ -38,21 +38,21 @@ struct walk_cache {
 };
 
 struct page_walk {
-	gpa_t gpa;           /* result: L1-physical address of the 4 KiB page */
-	gpa_t l2_gpa;        /* the same before nested translation (equal to gpa without) */
-	uint32_t rights;     /* WALK_* of the whole translation */
-	uint8_t page_shift;  /* 12, 21, 22 or 30; only exact where no cached large page was used */
-	bool apic_access;    /* nested mapping: every access is a slow one */
+	gpa_t gpa;            /* result: L1-physical address of the 4 KiB page */
+	gpa_t l2_gpa;         /* the same before nested translation (equal to gpa without) */
+	uint32_t rights;      /* WALK_* of the whole translation */
+	uint8_t page_shift;   /* 12, 21, 22 or 30; only exact where no cached large page was used */
+	bool apic_access;     /* nested mapping: every access is a slow one */
 	bool nested_writable; /* true without nested paging */
 };
 
 /*
- * Walks for an access of kind `access` by code of class `class` (fetches: TLB_USER or TLB_SUPER) to gla, which
- * is canonical. Sets accessed and dirty flags. Raises #PF, or leaves by a VM exit, where the access faults.
- * cache: of the current context.
+ * Walks for an access of kind `access` by code of class `class` (fetches: TLB_USER or TLB_SUPER) to gla,
+ * which is canonical. Sets accessed and dirty flags. Raises #PF, or leaves by a VM exit, where the access
+ * faults. cache: of the current context.
  */
 void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_access access,
-		 enum tlb_class class, struct page_walk *walk);
+                 enum tlb_class class, struct page_walk *walk);
 
 /* Only translates: no rights checked, no flags set, nothing raised. False where not mapped. */
 bool paging_probe(struct cpu *cpu, gla_t gla, gpa_t *gpa);

@@ -1,7 +1,7 @@
 /*
- * Instructions of the stack and near transfers in all their forms: the translator does the common ones inline,
- * these serve stacks that are not flat, memory operands that alias the stack and modes with extra rules.
- * Everything that may fault comes before the first change of a register.
+ * Instructions of the stack and near transfers in all their forms: the translator does the common ones
+ * inline, these serve stacks that are not flat, memory operands that alias the stack and modes with extra
+ * rules. Everything that may fault comes before the first change of a register.
  */
 #include "engine/soft/cpu/cpu.h"
 #include "engine/soft/cpu/memory.h"
@@ -100,11 +100,12 @@ void op_pusha(struct cpu *cpu, const struct insn *insn)
 
 	/* Every slot is checked before the first is written. */
 	for (unsigned i = 1; i <= 8; i++)
-		mem_check_write(cpu, mem_linear(cpu, SEG_SS, stack_offset(cpu, -(int64_t)(i * size)), size,
-						ACCESS_WRITE), size, mem_class(cpu));
+		mem_check_write(
+		    cpu, mem_linear(cpu, SEG_SS, stack_offset(cpu, -(int64_t)(i * size)), size, ACCESS_WRITE),
+		    size, mem_class(cpu));
 	for (unsigned i = 0; i < 8; i++)
 		mem_write(cpu, SEG_SS, stack_offset(cpu, -(int64_t)((i + 1) * size)), size,
-			  truncated(cpu->gpr[i], size));
+		          truncated(cpu->gpr[i], size));
 	stack_set_pointer(cpu, stack_offset(cpu, -(int64_t)(8 * size)));
 }
 
@@ -141,7 +142,8 @@ void op_enter(struct cpu *cpu, const struct insn *insn)
 	}
 	if (level) {
 		pushed++;
-		mem_write(cpu, SEG_SS, stack_offset(cpu, -(int64_t)(pushed * size)), size, truncated(frame, size));
+		mem_write(cpu, SEG_SS, stack_offset(cpu, -(int64_t)(pushed * size)), size,
+		          truncated(frame, size));
 	}
 	offset = stack_offset(cpu, -(int64_t)(pushed * size + allocate));
 	/* SDM, ENTER: faults where a write by the final stack pointer would. */

@@ -1,12 +1,13 @@
 /*
  * MOVS, STOS, LODS, SCAS and CMPS in all their forms.
  *
- * A repeated instruction goes forward in chunks: as many elements as lie in one page at either end, within the
- * segments' limits and before an index register wraps. A chunk is translated as a whole and then done with the
- * host's own string instruction of the same element size, so that overlapping operands come out as on the
- * processor, element by element. The registers are brought up to date after every chunk; a fault therefore
- * always finds exactly what was done before it. Elements that are not so simple (crossing a page, MMIO, watched,
- * beyond a limit) are done singly through mem_read and mem_write, which also raise the exact fault.
+ * A repeated instruction goes forward in chunks: as many elements as lie in one page at either end, within
+ * the segments' limits and before an index register wraps. A chunk is translated as a whole and then done
+ * with the host's own string instruction of the same element size, so that overlapping operands come out as
+ * on the processor, element by element. The registers are brought up to date after every chunk; a fault
+ * therefore always finds exactly what was done before it. Elements that are not so simple (crossing a page,
+ * MMIO, watched, beyond a limit) are done singly through mem_read and mem_write, which also raise the exact
+ * fault.
  *
  * Interrupts get in between chunks: after WORK_LIMIT bytes cpu->kick is looked at, and where it is set the
  * instruction ends with next_rip = rip, to go on later with what is left.
@@ -21,15 +22,15 @@
 
 struct string {
 	struct cpu *cpu;
-	unsigned size;      /* of an element */
-	unsigned source;    /* segment of [rSI] */
-	uint64_t mask;      /* of the address size */
-	int64_t step;       /* size or -size */
+	unsigned size;   /* of an element */
+	unsigned source; /* segment of [rSI] */
+	uint64_t mask;   /* of the address size */
+	int64_t step;    /* size or -size */
 	uint64_t si, di;
-	uint64_t count;     /* elements left; 1 without a prefix */
+	uint64_t count; /* elements left; 1 without a prefix */
 	bool repeat;
 	enum tlb_class class;
-	uint64_t work;      /* bytes since the last look at cpu->kick */
+	uint64_t work; /* bytes since the last look at cpu->kick */
 };
 
 static void begin(struct cpu *cpu, const struct insn *insn, struct string *s)
@@ -96,9 +97,9 @@ static bool interrupted(struct string *s)
 }
 
 /*
- * How many elements from `offset` on, at most `most`, can be one chunk: all in the page of the first, in order
- * of the addresses, without wrap and within the segment. *lowest gets the linear address of the chunk's lowest
- * byte. 0: do one element the careful way.
+ * How many elements from `offset` on, at most `most`, can be one chunk: all in the page of the first, in
+ * order of the addresses, without wrap and within the segment. *lowest gets the linear address of the chunk's
+ * lowest byte. 0: do one element the careful way.
  */
 static uint64_t chunk(const struct string *s, unsigned seg, uint64_t offset, uint64_t most, uint64_t *lowest)
 {
@@ -169,12 +170,12 @@ static uint8_t *direct(const struct string *s, uint64_t lowest, uint64_t n, enum
 
 /* ---- the host's string instructions; DF as the guest's for their duration ---- */
 
-#define HOST_STRING(instruction, ...)                                                                              \
-	do {                                                                                                       \
-		if (s->step > 0)                                                                                   \
-			__asm__ volatile("rep " instruction __VA_ARGS__);                                          \
-		else                                                                                               \
-			__asm__ volatile("std; rep " instruction "; cld" __VA_ARGS__);                             \
+#define HOST_STRING(instruction, ...)                                                                        \
+	do {                                                                                                 \
+		if (s->step > 0)                                                                             \
+			__asm__ volatile("rep " instruction __VA_ARGS__);                                    \
+		else                                                                                         \
+			__asm__ volatile("std; rep " instruction "; cld" __VA_ARGS__);                       \
 	} while (0)
 
 static void host_movs(const struct string *s, uint8_t *to, const uint8_t *from, uint64_t n)
@@ -250,8 +251,8 @@ void op_movs(struct cpu *cpu, const struct insn *insn)
 			(void)chunk(&s, s.source, s.si, n, &source);
 		if (n) {
 			/*
-			 * Order of the faults: the first element's read, then its write. Both pages are translated
-			 * for the whole chunk, which lies in them, so later elements cannot fault.
+			 * Order of the faults: the first element's read, then its write. Both pages are
+			 * translated for the whole chunk, which lies in them, so later elements cannot fault.
 			 */
 			from = direct(&s, source, n, ACCESS_READ);
 			to = from ? direct(&s, target, n, ACCESS_WRITE) : NULL;
@@ -327,13 +328,13 @@ static void set_compare_flags(struct cpu *cpu, unsigned size, uint64_t a, uint64
 	unsigned shift = 64 - 8 * size;
 
 	/*
-	 * At the top of a word CF, ZF, SF and OF come out as for the element. PF and AF are of the low bits: AF
-	 * is the borrow into bit 4, PF the parity of the low byte of the difference.
+	 * At the top of a word CF, ZF, SF and OF come out as for the element. PF and AF are of the low bits:
+	 * AF is the borrow into bit 4, PF the parity of the low byte of the difference.
 	 */
 	__asm__("cmp %3, %2; lahf; movb %%ah, %0; seto %1"
-		: "=&Q"(low), "=&Q"(overflow)
-		: "r"(a << shift), "r"(b << shift)
-		: "rax", "cc");
+	        : "=&Q"(low), "=&Q"(overflow)
+	        : "r"(a << shift), "r"(b << shift)
+	        : "rax", "cc");
 	low &= ~(FLAG_PF | FLAG_AF);
 	low |= (a ^ b ^ (a - b)) & FLAG_AF;
 	low |= __builtin_parity((uint8_t)(a - b)) ? 0 : FLAG_PF;

@@ -21,7 +21,7 @@
 #include "engine/soft/cpu/tlb_state.h"
 
 _Static_assert(offsetof(struct tlb_tables, write) == sizeof(((struct tlb_tables *)0)->read),
-	       "the arrays are numbered through");
+               "the arrays are numbered through");
 
 /* Array number `array` of a context: read[class], then write[class]. */
 static inline struct tlb_entry *entries_of(struct tlb_context *context, unsigned array)
@@ -54,7 +54,7 @@ static void empty_jump_class(struct tlb_context *context, unsigned class)
 
 static void empty_jumps(struct tlb_context *context)
 {
-	for (unsigned class = 0; class < TLB_CLASSES; class++)
+	for (unsigned class = 0; class < TLB_CLASSES; class ++)
 		empty_jump_class(context, class);
 	context->pending_jumps = false;
 }
@@ -150,7 +150,7 @@ static void flush_all_of(struct tlb_context *context)
 			context->slot[array][context->global[array][i]] = 0;
 		context->local_count[array] = context->global_count[array] = 0;
 	}
-	for (unsigned class = 0; class < FETCH_CLASSES; class++)
+	for (unsigned class = 0; class < FETCH_CLASSES; class ++)
 		empty_fetch(context, class, false);
 	empty_walk_cache(context);
 	if (context->large_used) {
@@ -176,7 +176,7 @@ static void flush_local_of(struct tlb_context *context)
 		}
 		context->local_count[array] = 0;
 	}
-	for (unsigned class = 0; class < FETCH_CLASSES; class++)
+	for (unsigned class = 0; class < FETCH_CLASSES; class ++)
 		empty_fetch(context, class, true);
 	empty_walk_cache(context);
 	context->pending = PENDING_NONE;
@@ -208,7 +208,7 @@ static void drop_page(struct tlb_context *context, uint64_t page, bool only_glob
 		if (entry->page == page && (!only_global || (context->slot[array][slot] & SLOT_IS_GLOBAL)))
 			entry->page = tlb_entry_empty(slot);
 	}
-	for (unsigned class = 0; class < FETCH_CLASSES; class++) {
+	for (unsigned class = 0; class < FETCH_CLASSES; class ++) {
 		struct fetch_entry *entry = &context->region->tables.fetch[class][fetch_slot(page)];
 
 		if (entry->page == (page | 1) && (!only_global || entry->global))
@@ -234,7 +234,7 @@ static void drop_large(struct tlb_context *context, uint64_t gla)
 			if (entries[slot].page - base < size)
 				entries[slot].page = tlb_entry_empty(slot);
 	}
-	for (unsigned class = 0; class < FETCH_CLASSES; class++) {
+	for (unsigned class = 0; class < FETCH_CLASSES; class ++) {
 		struct fetch_entry *entries = context->region->tables.fetch[class];
 
 		for (unsigned slot = 0; slot < FETCH_SLOTS; slot++)
@@ -279,7 +279,8 @@ static bool in_giant(const struct tlb_context *context, uint64_t gla)
 }
 
 /* INVLPG's effect on one context. */
-static void invalidate_page(struct tlb_state *state, struct tlb_context *context, uint64_t gla, bool only_global)
+static void invalidate_page(struct tlb_state *state, struct tlb_context *context, uint64_t gla,
+                            bool only_global)
 {
 	if (context->pending == PENDING_ALL)
 		return;
@@ -306,7 +307,7 @@ void tlb_context_init(struct tlb_context *context, struct tlb_region *region)
 	for (unsigned array = 0; array < TLB_ARRAYS; array++)
 		entries_of(context, array)[0].page = tlb_entry_empty(0);
 	/* The jump caches are emptied (set to all ones) when the context is first used. */
-	for (unsigned class = 0; class < TLB_CLASSES; class++)
+	for (unsigned class = 0; class < TLB_CLASSES; class ++)
 		context->jump_used[class] = true;
 	context->pending = PENDING_ALL;
 	context->pending_jumps = true;
@@ -320,10 +321,10 @@ void tlb_context_init(struct tlb_context *context, struct tlb_region *region)
 static inline struct tlb_key present_key(const struct cpu *cpu)
 {
 	return (struct tlb_key){
-		.space = (cpu->eptp & EPTP_MASK) | (cpu->nested_paging ? SPACE_NESTED : 0) |
-			 (cpu->virt ? SPACE_NONROOT : 0) | SPACE_VALID,
-		.vpid = cpu->vpid,
-		.pcid = cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0,
+	    .space = (cpu->eptp & EPTP_MASK) | (cpu->nested_paging ? SPACE_NESTED : 0) |
+	             (cpu->virt ? SPACE_NONROOT : 0) | SPACE_VALID,
+	    .vpid = cpu->vpid,
+	    .pcid = cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0,
 	};
 }
 
@@ -491,7 +492,8 @@ struct ram_window *tlb_find_ram(struct cpu *cpu, struct tlb_state *state, uint64
 		for (unsigned i = 0; i < memory->slot_count && i < GUEST_MEMORY_SLOTS; i++) {
 			const struct guest_memory_slot *slot = &memory->slot[i];
 
-			state->ram[i] = (struct ram_window){slot->gpa, slot->size, slot->host, page, slot->read_only};
+			state->ram[i] =
+			    (struct ram_window){slot->gpa, slot->size, slot->host, page, slot->read_only};
 			page += slot->size >> PAGE_SHIFT;
 			state->ram_count = i + 1;
 		}
@@ -570,9 +572,9 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page)
 
 			if (hint >> 16 == HINT_MANY) {
 				revoke_journal(entries, context->local[array], context->local_count[array],
-					       host);
+				               host);
 				revoke_journal(entries, context->global[array], context->global_count[array],
-					       host);
+				               host);
 				continue;
 			}
 			revoke_slot(entries, (hint & 0xffff) - 1, host);
@@ -630,8 +632,8 @@ void tlb_watch_changed(struct cpu *cpu)
 
 /* ---- misses ---- */
 
-static inline void fill(struct tlb_context *context, unsigned array, unsigned slot, uint64_t page, uint64_t addend,
-			bool global)
+static inline void fill(struct tlb_context *context, unsigned array, unsigned slot, uint64_t page,
+                        uint64_t addend, bool global)
 {
 	struct tlb_entry *entry = &entries_of(context, array)[slot];
 	uint8_t *flags = &context->slot[array][slot];
@@ -658,7 +660,8 @@ static inline bool covered_by_apic(const struct cpu *cpu, uint64_t gpa)
 /* SDM, Virtualizing Memory-Mapped APIC Accesses: through EPT (the mapping says so) or without. */
 static inline bool is_apic_access(const struct cpu *cpu, const struct page_walk *walk)
 {
-	return walk->apic_access || (cpu->apic_access_page && cpu->virt && walk->gpa.v == cpu->apic_access_page);
+	return walk->apic_access ||
+	       (cpu->apic_access_page && cpu->virt && walk->gpa.v == cpu->apic_access_page);
 }
 
 /* SDM, Canonical Addressing. Segment checks come before this; a caller without them gets #GP. */
@@ -669,7 +672,7 @@ static inline void check_canonical(struct cpu *cpu, uint64_t gla)
 }
 
 static void *tlb_miss(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access access, enum tlb_class class,
-		      gpa_t *gpa)
+                      gpa_t *gpa)
 {
 	struct tlb_state *state = tlb_state_of(cpu);
 	struct tlb_context *context = state->current;
@@ -734,7 +737,8 @@ static void *tlb_miss(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access
 	return host + offset;
 }
 
-void *tlb_access(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access access, enum tlb_class class, gpa_t *gpa)
+void *tlb_access(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access access, enum tlb_class class,
+                 gpa_t *gpa)
 {
 	struct tlb_context *context = tlb_state_of(cpu)->current;
 	const struct tlb_entry *entry = &entries_of(context, array_of(access, class))[tlb_slot(gla.v)];

@@ -27,9 +27,9 @@ enum tlb_pending { PENDING_NONE, PENDING_LOCAL /* non-global mappings */, PENDIN
 struct tlb_context {
 	struct tlb_region *region;
 	uint64_t last_used;
-	uint8_t pending;       /* enum tlb_pending */
-	bool pending_jumps;    /* the jump caches alone */
-	bool jump_used[TLB_CLASSES]; /* bt/ may have filled entries */
+	uint8_t pending;                 /* enum tlb_pending */
+	bool pending_jumps;              /* the jump caches alone */
+	bool jump_used[TLB_CLASSES];     /* bt/ may have filled entries */
 	uint32_t jump_mode[TLB_CLASSES]; /* the mode key that they were filled under */
 
 	/*
@@ -45,17 +45,19 @@ struct tlb_context {
 	bool fetch_listed[FETCH_CLASSES][FETCH_SLOTS];
 	uint16_t fetch_list[FETCH_CLASSES][FETCH_SLOTS];
 	/*
-	 * Pages that code was fetched from since the last flush, as a Bloom filter of two bits and a range: the
-	 * jump cache may know them even where fetch[] has forgotten them. INVLPG of any other page leaves the
-	 * jump cache alone.
+	 * Pages that code was fetched from since the last flush, as a Bloom filter of two bits and a range:
+	 * the jump cache may know them even where fetch[] has forgotten them. INVLPG of any other page leaves
+	 * the jump cache alone.
 	 */
 	uint64_t fetched[FETCH_CLASSES][TLB_SLOTS / 64];
 	uint64_t fetched_low[FETCH_CLASSES], fetched_high[FETCH_CLASSES];
 
-	/* Large pages that were entered in pieces: INVLPG anywhere in one removes all of it. Hashed by 4 MiB. */
+	/* Large pages that were entered in pieces: INVLPG anywhere in one removes all of it. Hashed by 4 MiB.
+	 */
 	bool large_used;
 	uint64_t large[64];
-	uint8_t giant_count; /* 1 GiB pages, exact; GIANT_PAGES + 1: too many, suppose any address is in one */
+	uint8_t
+	    giant_count; /* 1 GiB pages, exact; GIANT_PAGES + 1: too many, suppose any address is in one */
 	uint64_t giant[GIANT_PAGES]; /* linear address >> 30 */
 
 	struct walk_cache walk;
@@ -63,7 +65,7 @@ struct tlb_context {
 
 /* Identity of a context; compared as two words. */
 struct tlb_key {
-	uint64_t space;  /* EPTP[51:12] in place, bit 0 non-root, bit 1 nested paging, bit 2 valid */
+	uint64_t space; /* EPTP[51:12] in place, bit 0 non-root, bit 1 nested paging, bit 2 valid */
 	uint32_t vpid, pcid;
 };
 
@@ -78,9 +80,9 @@ struct ram_window {
 enum tlb_slow { SLOW_MMIO, SLOW_ROM, SLOW_CODE, SLOW_WATCH, SLOW_APIC_ACCESS };
 
 /*
- * Per guest page of RAM, which write TLB slots may map it: two slot numbers + 1, 0 where free; HINT_MANY in the
- * upper half where two did not suffice. The window is reserved address space; pages beyond it get no write
- * entries.
+ * Per guest page of RAM, which write TLB slots may map it: two slot numbers + 1, 0 where free; HINT_MANY in
+ * the upper half where two did not suffice. The window is reserved address space; pages beyond it get no
+ * write entries.
  */
 #define HINT_PAGES (1ull << 26) /* 256 GiB of guest RAM */
 #define HINT_MANY  0xffffu
