@@ -71,7 +71,7 @@ static bool has(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf, 
 	return false;
 }
 
-/* CR4 bits by the CPUID bit that brings them (SDM, Control Registers). */
+/* CR4 bits by the CPUID bit that brings them (SDM, Control Registers); the same as cpu_cr4_allowed's. */
 static const struct {
 	uint8_t cr4_bit;
 	uint32_t leaf;
@@ -93,7 +93,6 @@ static const struct {
     {18, 1, ECX, 26}, /* OSXSAVE */
     {20, 7, EBX, 7},  /* SMEP */
     {21, 7, EBX, 20}, /* SMAP */
-    {22, 7, ECX, 3},  /* PKE */
 };
 
 static uint64_t cr4_fixed1(const struct cpu_model *model)
@@ -184,7 +183,7 @@ void vmx_capabilities_make(struct vmx_capabilities *cap, const struct cpu_model 
 	if (has(model, 0x80000001, 0, EDX, 11))
 		cap->efer_allowed |= EFER_SCE;
 	if (has(model, 0x80000001, 0, EDX, 29))
-		cap->efer_allowed |= EFER_LME | EFER_LMA;
+		cap->efer_allowed |= EFER_SCE | EFER_LME | EFER_LMA;
 	if (has(model, 0x80000001, 0, EDX, 20))
 		cap->efer_allowed |= EFER_NXE;
 	if (bits < 32 || bits > 52)
