@@ -1,14 +1,16 @@
 /*
  * Named CPU models, features and the CPUID leaves made from them.
  *
- * A feature is announced when the model has it, or the user adds it, and it can be carried: instructions that the
- * translator runs on the host as they are need the host's own CPUID bit, what the engine does itself needs nothing.
+ * A feature is announced when the model has it, or the user adds it, and it can be carried: instructions that
+ * the translator runs on the host as they are need the host's own CPUID bit, what the engine does itself
+ * needs nothing.
  *
- * The processor announced is GenuineIntel, family 6, model F5H: no processor that Linux, Xen or Windows has a table
- * entry for. So none of their lists of flawed processors applies (speculation, VMX-preemption timer, TSC deadline,
- * C-states), while everything that is asked as "family 6 and model at least …" comes out as for a recent one.
- * IA32_ARCH_CAPABILITIES denies the remaining flaws one by one, which spares the guest work-arounds (retpolines,
- * branch-history clearing, buffer flushes) that cost much here and protect from nothing.
+ * The processor announced is GenuineIntel, family 6, model F5H: no processor that Linux, Xen or Windows has a
+ * table entry for. So none of their lists of flawed processors applies (speculation, VMX-preemption timer,
+ * TSC deadline, C-states), while everything that is asked as "family 6 and model at least …" comes out as for
+ * a recent one. IA32_ARCH_CAPABILITIES denies the remaining flaws one by one, which spares the guest
+ * work-arounds (retpolines, branch-history clearing, buffer flushes) that cost much here and protect from
+ * nothing.
  */
 #include "engine/cpu_model.h"
 
@@ -26,7 +28,8 @@
 enum { EAX, EBX, ECX, EDX };
 
 enum feature_flags {
-	CORE = 1 << 0,  /* cannot be switched off: every 64-bit processor has it, and the engine counts on it */
+	CORE =
+	    1 << 0, /* cannot be switched off: every 64-bit processor has it, and the engine counts on it */
 	HOST = 1 << 1,  /* runs natively: the host must have the same bit */
 	V2 = 1 << 2,    /* in x86-64-v2 and above */
 	V3 = 1 << 3,    /* in x86-64-v3 */
@@ -34,9 +37,9 @@ enum feature_flags {
 	AVX_OS = 1 << 5 /* the host's system must have enabled AVX */
 };
 
-#define ALWAYS   (V2 | V3 | BEST)
-#define FROM_V2  (V2 | V3 | BEST | HOST)
-#define FROM_V3  (V3 | BEST | HOST)
+#define ALWAYS  (V2 | V3 | BEST)
+#define FROM_V2 (V2 | V3 | BEST | HOST)
+#define FROM_V3 (V3 | BEST | HOST)
 
 struct feature {
 	const char *name;
@@ -46,85 +49,85 @@ struct feature {
 };
 
 static const struct feature features[] = {
-	{"fpu", 1, 0, EDX, 0, ALWAYS | CORE, NULL},
-	{"vme", 1, 0, EDX, 1, ALWAYS, NULL},
-	{"de", 1, 0, EDX, 2, ALWAYS, NULL},
-	{"pse", 1, 0, EDX, 3, ALWAYS | CORE, NULL},
-	{"tsc", 1, 0, EDX, 4, ALWAYS | CORE, NULL},
-	{"msr", 1, 0, EDX, 5, ALWAYS | CORE, NULL},
-	{"pae", 1, 0, EDX, 6, ALWAYS | CORE, NULL},
-	{"mce", 1, 0, EDX, 7, ALWAYS, NULL},
-	{"cx8", 1, 0, EDX, 8, ALWAYS | CORE, NULL},
-	{"apic", 1, 0, EDX, 9, ALWAYS | CORE, NULL},
-	{"sep", 1, 0, EDX, 11, ALWAYS | CORE, NULL},
-	{"mtrr", 1, 0, EDX, 12, ALWAYS, NULL},
-	{"pge", 1, 0, EDX, 13, ALWAYS, NULL},
-	{"mca", 1, 0, EDX, 14, ALWAYS, "mce"},
-	{"cmov", 1, 0, EDX, 15, ALWAYS | CORE, NULL},
-	{"pat", 1, 0, EDX, 16, ALWAYS, NULL},
-	{"pse36", 1, 0, EDX, 17, ALWAYS, NULL},
-	{"clflush", 1, 0, EDX, 19, ALWAYS | CORE, NULL},
-	{"mmx", 1, 0, EDX, 23, ALWAYS | CORE, NULL},
-	{"fxsr", 1, 0, EDX, 24, ALWAYS | CORE, NULL},
-	{"sse", 1, 0, EDX, 25, ALWAYS | CORE, NULL},
-	{"sse2", 1, 0, EDX, 26, ALWAYS | CORE, NULL},
-	{"ss", 1, 0, EDX, 27, ALWAYS, NULL},
-	{"sse3", 1, 0, ECX, 0, FROM_V2, NULL},
-	{"pclmulqdq", 1, 0, ECX, 1, FROM_V3, NULL},
-	{"monitor", 1, 0, ECX, 3, ALWAYS, NULL},
-	{"vmx", 1, 0, ECX, 5, 0, NULL},
-	{"ssse3", 1, 0, ECX, 9, FROM_V2, "sse3"},
-	{"fma", 1, 0, ECX, 12, FROM_V3 | AVX_OS, "avx"},
-	{"cx16", 1, 0, ECX, 13, FROM_V2, NULL},
-	{"pcid", 1, 0, ECX, 17, ALWAYS, NULL},
-	{"sse4.1", 1, 0, ECX, 19, FROM_V2, "ssse3"},
-	{"sse4.2", 1, 0, ECX, 20, FROM_V2, "sse4.1"},
-	{"x2apic", 1, 0, ECX, 21, ALWAYS, NULL},
-	{"movbe", 1, 0, ECX, 22, FROM_V3, NULL},
-	{"popcnt", 1, 0, ECX, 23, FROM_V2, NULL},
-	{"tsc-deadline", 1, 0, ECX, 24, ALWAYS, NULL},
-	{"aes", 1, 0, ECX, 25, FROM_V3, NULL},
-	{"xsave", 1, 0, ECX, 26, ALWAYS, NULL},
-	{"avx", 1, 0, ECX, 28, FROM_V3 | AVX_OS, "xsave"},
-	{"f16c", 1, 0, ECX, 29, FROM_V3 | AVX_OS, "avx"},
-	{"rdrand", 1, 0, ECX, 30, V3 | BEST, NULL},
-	{"hypervisor", 1, 0, ECX, 31, 0, NULL},
-	{"arat", 6, 0, EAX, 2, ALWAYS, NULL},
-	{"fsgsbase", 7, 0, EBX, 0, ALWAYS, NULL},
-	{"tsc_adjust", 7, 0, EBX, 1, ALWAYS, NULL},
-	{"bmi1", 7, 0, EBX, 3, FROM_V3, NULL},
-	{"avx2", 7, 0, EBX, 5, FROM_V3 | AVX_OS, "avx"},
-	{"fdp_excptn_only", 7, 0, EBX, 6, ALWAYS, NULL},
-	{"smep", 7, 0, EBX, 7, ALWAYS, NULL},
-	{"bmi2", 7, 0, EBX, 8, FROM_V3, NULL},
-	{"erms", 7, 0, EBX, 9, ALWAYS, NULL},
-	{"invpcid", 7, 0, EBX, 10, ALWAYS, NULL},
-	{"zero_fcs_fds", 7, 0, EBX, 13, ALWAYS, NULL},
-	{"rdseed", 7, 0, EBX, 18, V3 | BEST, NULL},
-	{"adx", 7, 0, EBX, 19, BEST | HOST, NULL},
-	{"smap", 7, 0, EBX, 20, ALWAYS, NULL},
-	{"clflushopt", 7, 0, EBX, 23, BEST | HOST, NULL},
-	{"clwb", 7, 0, EBX, 24, BEST | HOST, NULL},
-	{"sha", 7, 0, EBX, 29, BEST | HOST, NULL},
-	{"umip", 7, 0, ECX, 2, ALWAYS, NULL},
-	{"rdpid", 7, 0, ECX, 22, ALWAYS, NULL},
-	{"spec_ctrl", 7, 0, EDX, 26, ALWAYS, NULL},
-	{"arch_capabilities", 7, 0, EDX, 29, ALWAYS, NULL},
-	{"bhi_ctrl", 7, 2, EDX, 4, ALWAYS, "spec_ctrl"},
-	{"mcdt_no", 7, 2, EDX, 5, ALWAYS, NULL},
-	{"xsaveopt", 0xd, 1, EAX, 0, ALWAYS, "xsave"},
-	{"xsavec", 0xd, 1, EAX, 1, ALWAYS, "xsave"},
-	{"xgetbv1", 0xd, 1, EAX, 2, ALWAYS, "xsave"},
-	{"xsaves", 0xd, 1, EAX, 3, ALWAYS, "xsavec"},
-	{"lahf_lm", 0x80000001, 0, ECX, 0, FROM_V2, NULL},
-	{"abm", 0x80000001, 0, ECX, 5, FROM_V3, NULL},
-	{"prefetchw", 0x80000001, 0, ECX, 8, ALWAYS, NULL},
-	{"syscall", 0x80000001, 0, EDX, 11, ALWAYS | CORE, NULL},
-	{"nx", 0x80000001, 0, EDX, 20, ALWAYS, NULL},
-	{"pdpe1gb", 0x80000001, 0, EDX, 26, ALWAYS, NULL},
-	{"rdtscp", 0x80000001, 0, EDX, 27, ALWAYS, NULL},
-	{"lm", 0x80000001, 0, EDX, 29, ALWAYS | CORE, NULL},
-	{"invtsc", 0x80000007, 0, EDX, 8, ALWAYS, NULL},
+    {"fpu", 1, 0, EDX, 0, ALWAYS | CORE, NULL},
+    {"vme", 1, 0, EDX, 1, ALWAYS, NULL},
+    {"de", 1, 0, EDX, 2, ALWAYS, NULL},
+    {"pse", 1, 0, EDX, 3, ALWAYS | CORE, NULL},
+    {"tsc", 1, 0, EDX, 4, ALWAYS | CORE, NULL},
+    {"msr", 1, 0, EDX, 5, ALWAYS | CORE, NULL},
+    {"pae", 1, 0, EDX, 6, ALWAYS | CORE, NULL},
+    {"mce", 1, 0, EDX, 7, ALWAYS, NULL},
+    {"cx8", 1, 0, EDX, 8, ALWAYS | CORE, NULL},
+    {"apic", 1, 0, EDX, 9, ALWAYS | CORE, NULL},
+    {"sep", 1, 0, EDX, 11, ALWAYS | CORE, NULL},
+    {"mtrr", 1, 0, EDX, 12, ALWAYS, NULL},
+    {"pge", 1, 0, EDX, 13, ALWAYS, NULL},
+    {"mca", 1, 0, EDX, 14, ALWAYS, "mce"},
+    {"cmov", 1, 0, EDX, 15, ALWAYS | CORE, NULL},
+    {"pat", 1, 0, EDX, 16, ALWAYS, NULL},
+    {"pse36", 1, 0, EDX, 17, ALWAYS, NULL},
+    {"clflush", 1, 0, EDX, 19, ALWAYS | CORE, NULL},
+    {"mmx", 1, 0, EDX, 23, ALWAYS | CORE, NULL},
+    {"fxsr", 1, 0, EDX, 24, ALWAYS | CORE, NULL},
+    {"sse", 1, 0, EDX, 25, ALWAYS | CORE, NULL},
+    {"sse2", 1, 0, EDX, 26, ALWAYS | CORE, NULL},
+    {"ss", 1, 0, EDX, 27, ALWAYS, NULL},
+    {"sse3", 1, 0, ECX, 0, FROM_V2, NULL},
+    {"pclmulqdq", 1, 0, ECX, 1, FROM_V3, NULL},
+    {"monitor", 1, 0, ECX, 3, ALWAYS, NULL},
+    {"vmx", 1, 0, ECX, 5, 0, NULL},
+    {"ssse3", 1, 0, ECX, 9, FROM_V2, "sse3"},
+    {"fma", 1, 0, ECX, 12, FROM_V3 | AVX_OS, "avx"},
+    {"cx16", 1, 0, ECX, 13, FROM_V2, NULL},
+    {"pcid", 1, 0, ECX, 17, ALWAYS, NULL},
+    {"sse4.1", 1, 0, ECX, 19, FROM_V2, "ssse3"},
+    {"sse4.2", 1, 0, ECX, 20, FROM_V2, "sse4.1"},
+    {"x2apic", 1, 0, ECX, 21, ALWAYS, NULL},
+    {"movbe", 1, 0, ECX, 22, FROM_V3, NULL},
+    {"popcnt", 1, 0, ECX, 23, FROM_V2, NULL},
+    {"tsc-deadline", 1, 0, ECX, 24, ALWAYS, NULL},
+    {"aes", 1, 0, ECX, 25, FROM_V3, NULL},
+    {"xsave", 1, 0, ECX, 26, ALWAYS, NULL},
+    {"avx", 1, 0, ECX, 28, FROM_V3 | AVX_OS, "xsave"},
+    {"f16c", 1, 0, ECX, 29, FROM_V3 | AVX_OS, "avx"},
+    {"rdrand", 1, 0, ECX, 30, V3 | BEST, NULL},
+    {"hypervisor", 1, 0, ECX, 31, 0, NULL},
+    {"arat", 6, 0, EAX, 2, ALWAYS, NULL},
+    {"fsgsbase", 7, 0, EBX, 0, ALWAYS, NULL},
+    {"tsc_adjust", 7, 0, EBX, 1, ALWAYS, NULL},
+    {"bmi1", 7, 0, EBX, 3, FROM_V3, NULL},
+    {"avx2", 7, 0, EBX, 5, FROM_V3 | AVX_OS, "avx"},
+    {"fdp_excptn_only", 7, 0, EBX, 6, ALWAYS, NULL},
+    {"smep", 7, 0, EBX, 7, ALWAYS, NULL},
+    {"bmi2", 7, 0, EBX, 8, FROM_V3, NULL},
+    {"erms", 7, 0, EBX, 9, ALWAYS, NULL},
+    {"invpcid", 7, 0, EBX, 10, ALWAYS, NULL},
+    {"zero_fcs_fds", 7, 0, EBX, 13, ALWAYS, NULL},
+    {"rdseed", 7, 0, EBX, 18, V3 | BEST, NULL},
+    {"adx", 7, 0, EBX, 19, BEST | HOST, NULL},
+    {"smap", 7, 0, EBX, 20, ALWAYS, NULL},
+    {"clflushopt", 7, 0, EBX, 23, BEST | HOST, NULL},
+    {"clwb", 7, 0, EBX, 24, BEST | HOST, NULL},
+    {"sha", 7, 0, EBX, 29, BEST | HOST, NULL},
+    {"umip", 7, 0, ECX, 2, ALWAYS, NULL},
+    {"rdpid", 7, 0, ECX, 22, ALWAYS, NULL},
+    {"spec_ctrl", 7, 0, EDX, 26, ALWAYS, NULL},
+    {"arch_capabilities", 7, 0, EDX, 29, ALWAYS, NULL},
+    {"bhi_ctrl", 7, 2, EDX, 4, ALWAYS, "spec_ctrl"},
+    {"mcdt_no", 7, 2, EDX, 5, ALWAYS, NULL},
+    {"xsaveopt", 0xd, 1, EAX, 0, ALWAYS, "xsave"},
+    {"xsavec", 0xd, 1, EAX, 1, ALWAYS, "xsave"},
+    {"xgetbv1", 0xd, 1, EAX, 2, ALWAYS, "xsave"},
+    {"xsaves", 0xd, 1, EAX, 3, ALWAYS, "xsavec"},
+    {"lahf_lm", 0x80000001, 0, ECX, 0, FROM_V2, NULL},
+    {"abm", 0x80000001, 0, ECX, 5, FROM_V3, NULL},
+    {"prefetchw", 0x80000001, 0, ECX, 8, ALWAYS, NULL},
+    {"syscall", 0x80000001, 0, EDX, 11, ALWAYS | CORE, NULL},
+    {"nx", 0x80000001, 0, EDX, 20, ALWAYS, NULL},
+    {"pdpe1gb", 0x80000001, 0, EDX, 26, ALWAYS, NULL},
+    {"rdtscp", 0x80000001, 0, EDX, 27, ALWAYS, NULL},
+    {"lm", 0x80000001, 0, EDX, 29, ALWAYS | CORE, NULL},
+    {"invtsc", 0x80000007, 0, EDX, 8, ALWAYS, NULL},
 };
 
 #define FEATURES (sizeof(features) / sizeof(features[0]))
@@ -133,20 +136,34 @@ static const struct feature features[] = {
 static const struct {
 	const char *alias, *name;
 } aliases[] = {
-	{"pni", "sse3"}, {"sse4_1", "sse4.1"}, {"sse4_2", "sse4.2"}, {"sse4-1", "sse4.1"}, {"sse4-2", "sse4.2"},
-	{"pclmul", "pclmulqdq"}, {"lzcnt", "abm"}, {"tsc_deadline_timer", "tsc-deadline"},
-	{"tsc-adjust", "tsc_adjust"}, {"sha_ni", "sha"}, {"sha-ni", "sha"}, {"3dnowprefetch", "prefetchw"},
-	{"lahf-lm", "lahf_lm"}, {"nonstop_tsc", "invtsc"}, {"arch-capabilities", "arch_capabilities"},
-	{"spec-ctrl", "spec_ctrl"}, {"ibrs", "spec_ctrl"}, {"fxsave", "fxsr"}, {"avx-2", "avx2"},
+    {"pni", "sse3"},
+    {"sse4_1", "sse4.1"},
+    {"sse4_2", "sse4.2"},
+    {"sse4-1", "sse4.1"},
+    {"sse4-2", "sse4.2"},
+    {"pclmul", "pclmulqdq"},
+    {"lzcnt", "abm"},
+    {"tsc_deadline_timer", "tsc-deadline"},
+    {"tsc-adjust", "tsc_adjust"},
+    {"sha_ni", "sha"},
+    {"sha-ni", "sha"},
+    {"3dnowprefetch", "prefetchw"},
+    {"lahf-lm", "lahf_lm"},
+    {"nonstop_tsc", "invtsc"},
+    {"arch-capabilities", "arch_capabilities"},
+    {"spec-ctrl", "spec_ctrl"},
+    {"ibrs", "spec_ctrl"},
+    {"fxsave", "fxsr"},
+    {"avx-2", "avx2"},
 };
 
 /* SDM, IA32_ARCH_CAPABILITIES; translator.md says why each matters. */
-#define ARCH_CAPABILITIES                                                                                            \
-	(1ull << 0 /* RDCL_NO */ | 1ull << 1 /* IBRS_ALL */ | 1ull << 3 /* SKIP_L1DFL_VMENTRY */ |                  \
-	 1ull << 4 /* SSB_NO */ | 1ull << 5 /* MDS_NO */ | 1ull << 6 /* IF_PSCHANGE_MC_NO */ |                      \
-	 1ull << 8 /* TAA_NO */ | 1ull << 13 /* SBDR_SSDP_NO */ | 1ull << 14 /* FBSDP_NO */ |                       \
-	 1ull << 15 /* PSDP_NO */ | 1ull << 20 /* BHI_NO */ | 1ull << 24 /* PBRSB_NO */ | 1ull << 26 /* GDS_NO */ | \
-	 1ull << 27 /* RFDS_NO */ | 1ull << 62 /* ITS_NO */)
+#define ARCH_CAPABILITIES                                                                                    \
+	(1ull << 0 /* RDCL_NO */ | 1ull << 1 /* IBRS_ALL */ | 1ull << 3 /* SKIP_L1DFL_VMENTRY */ |           \
+	 1ull << 4 /* SSB_NO */ | 1ull << 5 /* MDS_NO */ | 1ull << 6 /* IF_PSCHANGE_MC_NO */ |               \
+	 1ull << 8 /* TAA_NO */ | 1ull << 13 /* SBDR_SSDP_NO */ | 1ull << 14 /* FBSDP_NO */ |                \
+	 1ull << 15 /* PSDP_NO */ | 1ull << 20 /* BHI_NO */ | 1ull << 24 /* PBRSB_NO */ |                    \
+	 1ull << 26 /* GDS_NO */ | 1ull << 27 /* RFDS_NO */ | 1ull << 62 /* ITS_NO */)
 
 static bool host_has(const struct feature *feature)
 {
@@ -205,15 +222,16 @@ static int start_with_model(bool on[FEATURES], const struct cpu_model_request *r
 	else if (request->model && !strcmp(request->model, "x86-64-v3"))
 		level = V3;
 	else if (request->model && strcmp(request->model, "best"))
-		return error_set(EINVAL, "unknown CPU model '%s': there are x86-64-v2 and x86-64-v3", request->model);
+		return error_set(EINVAL, "unknown CPU model '%s': there are x86-64-v2 and x86-64-v3",
+		                 request->model);
 
 	for (size_t i = 0; i < FEATURES; i++) {
 		const char *why = cannot_carry(&features[i]);
 
 		on[i] = features[i].flags & level && (!why || level != BEST);
 		if (on[i] && why)
-			return error_set(EINVAL, "CPU model %s needs %s, but %s%s", request->model, features[i].name, why,
-					 level == V3 ? "; try --cpu x86-64-v2" : "");
+			return error_set(EINVAL, "CPU model %s needs %s, but %s%s", request->model,
+			                 features[i].name, why, level == V3 ? "; try --cpu x86-64-v2" : "");
 	}
 	on[feature_index("vmx")] = request->nested_vmx;
 	on[feature_index("hypervisor")] = request->hypervisor_leaf;
@@ -281,7 +299,8 @@ static bool asked_for(const char *changes, const struct feature *feature)
 	return false;
 }
 
-/* What rests on a missing feature goes too, unless it was asked for by name. Repeats until nothing changes. */
+/* What rests on a missing feature goes too, unless it was asked for by name. Repeats until nothing changes.
+ */
 static int close_under_needs(bool on[FEATURES], const char *changes)
 {
 	for (bool changed = true; changed;) {
@@ -291,7 +310,7 @@ static int close_under_needs(bool on[FEATURES], const char *changes)
 				continue;
 			if (asked_for(changes, &features[i]))
 				return error_set(EINVAL, "CPU feature '%s' needs '%s'", features[i].name,
-						 features[i].needs);
+				                 features[i].needs);
 			on[i] = false;
 			changed = true;
 		}
@@ -329,13 +348,14 @@ static unsigned log2_up(unsigned n)
 }
 
 /* SDM, Deterministic Cache Parameters. type: 1 data, 2 instruction, 3 unified. */
-static void add_cache(struct cpu_model *model, int subleaf, unsigned type, unsigned level, unsigned ways, unsigned sets,
-		      unsigned sharing)
+static void add_cache(struct cpu_model *model, int subleaf, unsigned type, unsigned level, unsigned ways,
+                      unsigned sets, unsigned sharing)
 {
 	struct cpuid_leaf *l = add(model, 4, subleaf);
 	unsigned cores = 1u << log2_up(model->cpu_count);
 
-	l->eax = type | level << 5 | 1u << 8 /* self-initializing */ | (sharing - 1) << 14 | (cores - 1) << 26;
+	l->eax =
+	    type | level << 5 | 1u << 8 /* self-initializing */ | (sharing - 1) << 14 | (cores - 1) << 26;
 	l->ebx = (64 - 1) | (ways - 1) << 22;
 	l->ecx = sets - 1;
 	l->edx = level == 3 ? 1u << 2 /* complex indexing */ : 0;
@@ -345,16 +365,16 @@ static void add_caches(struct cpu_model *model)
 {
 	unsigned package = 1u << log2_up(model->cpu_count);
 
-	add_cache(model, 0, 1, 1, 8, 64, 1);             /* 32 KiB */
-	add_cache(model, 1, 2, 1, 8, 64, 1);             /* 32 KiB */
-	add_cache(model, 2, 3, 2, 16, 1024, 1);          /* 1 MiB */
-	add_cache(model, 3, 3, 3, 16, 16384, package);   /* 16 MiB */
+	add_cache(model, 0, 1, 1, 8, 64, 1);           /* 32 KiB */
+	add_cache(model, 1, 2, 1, 8, 64, 1);           /* 32 KiB */
+	add_cache(model, 2, 3, 2, 16, 1024, 1);        /* 1 MiB */
+	add_cache(model, 3, 3, 3, 16, 16384, package); /* 16 MiB */
 }
 
 /*
- * MONITOR and MWAIT exist, for guests that want them, but a halted vCPU should be in HLT, which lets the host's CPU
- * sleep until there is an event, whereas MWAIT has to look at memory now and then. Linux idles by HLT where the
- * extensions are announced (ECX bit 0) without any C1 sub-state (EDX).
+ * MONITOR and MWAIT exist, for guests that want them, but a halted vCPU should be in HLT, which lets the
+ * host's CPU sleep until there is an event, whereas MWAIT has to look at memory now and then. Linux idles by
+ * HLT where the extensions are announced (ECX bit 0) without any C1 sub-state (EDX).
  */
 static void add_monitor(struct cpu_model *model)
 {
@@ -394,8 +414,9 @@ static void add_xsave(struct cpu_model *model)
 }
 
 /*
- * SDM, TSC and Nominal Core Crystal Clock. Linux computes in whole kilohertz of the crystal times the ratio, in 32
- * bits, so the crystal is chosen such that both are exact; and it takes the crystal for the APIC timer's clock.
+ * SDM, TSC and Nominal Core Crystal Clock. Linux computes in whole kilohertz of the crystal times the ratio,
+ * in 32 bits, so the crystal is chosen such that both are exact; and it takes the crystal for the APIC
+ * timer's clock.
  */
 static void add_tsc(struct cpu_model *model)
 {
@@ -420,9 +441,10 @@ static void add_tsc(struct cpu_model *model)
 }
 
 /*
- * KVM's signature with no feature at all. Without interrupt remapping Linux uses x2APIC mode (whose registers cost
- * an MSR access instead of a memory access) only under a hypervisor that it knows; KVM's is the name that every
- * guest knows, and an empty feature leaf promises nothing. 40000010H is the timing leaf that hypervisors share.
+ * KVM's signature with no feature at all. Without interrupt remapping Linux uses x2APIC mode (whose registers
+ * cost an MSR access instead of a memory access) only under a hypervisor that it knows; KVM's is the name
+ * that every guest knows, and an empty feature leaf promises nothing. 40000010H is the timing leaf that
+ * hypervisors share.
  */
 static void add_hypervisor(struct cpu_model *model)
 {
@@ -519,7 +541,7 @@ int cpu_model_make(struct cpu_model *model, const struct cpu_model_request *requ
 		return error;
 	if (request->tsc_hz && (request->tsc_hz < 10000000 || request->tsc_hz > 100000000000))
 		return error_set(EINVAL, "a TSC of %llu Hz is out of range: 10 MHz to 100 GHz",
-				 (unsigned long long)request->tsc_hz);
+		                 (unsigned long long)request->tsc_hz);
 
 	memset(model, 0, sizeof(*model));
 	model->vmx = offered(on, "vmx");

@@ -7,7 +7,8 @@
 static const struct cpuid_leaf *find(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf)
 {
 	for (unsigned i = 0; i < model->leaf_count && i < CPU_MODEL_LEAVES; i++)
-		if (model->leaf[i].leaf == leaf && (!model->leaf[i].subleaf_matters || model->leaf[i].subleaf == subleaf))
+		if (model->leaf[i].leaf == leaf &&
+		    (!model->leaf[i].subleaf_matters || model->leaf[i].subleaf == subleaf))
 			return &model->leaf[i];
 	return 0;
 }

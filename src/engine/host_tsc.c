@@ -46,7 +46,8 @@ static uint64_t measure(struct moment start, uint64_t at_least_ns)
 	return (uint64_t)((unsigned __int128)(end.tsc - start.tsc) * 1000000000u / (end.ns - start.ns));
 }
 
-/* SDM, Determining the Processor Base Frequency: CPUID 15H; else the timing leaf that hypervisors share. 0: none. */
+/* SDM, Determining the Processor Base Frequency: CPUID 15H; else the timing leaf that hypervisors share. 0:
+ * none. */
 static uint64_t announced(void)
 {
 	uint32_t eax, ebx, ecx, edx;

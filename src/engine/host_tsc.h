@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /*
- * Ticks per second of this host's TSC: what CPUID or a hypervisor says where a measurement agrees with it, else
- * measured. Found once (some milliseconds), then remembered. [any]
+ * Ticks per second of this host's TSC: what CPUID or a hypervisor says where a measurement agrees with it,
+ * else measured. Found once (some milliseconds), then remembered. [any]
  */
 uint64_t host_tsc_hz(void);
 

@@ -1,13 +1,14 @@
 /*
  * The local APIC (SDM, Advanced Programmable Interrupt Controller).
  *
- * Everything here runs on the vCPU's own thread, except apic_post and apic_matches. Other threads leave messages
- * in a lock-free inbox: one bit per vector and trigger mode, set with atomic OR, exactly what IRR would do with
- * several messages of one vector. The vCPU empties it in apic_collect, before it looks for an interrupt to take.
+ * Everything here runs on the vCPU's own thread, except apic_post and apic_matches. Other threads leave
+ * messages in a lock-free inbox: one bit per vector and trigger mode, set with atomic OR, exactly what IRR
+ * would do with several messages of one vector. The vCPU empties it in apic_collect, before it looks for an
+ * interrupt to take.
  *
- * The timer counts TSC ticks (time.h), never wall-clock time: an expiry is a tick number, and the machine's timer
- * is only an alarm clock that makes the vCPU look. Guests move deadlines all the time, mostly later; so an alarm
- * that would come too early is left standing, found early when it comes, and set again then.
+ * The timer counts TSC ticks (time.h), never wall-clock time: an expiry is a tick number, and the machine's
+ * timer is only an alarm clock that makes the vCPU look. Guests move deadlines all the time, mostly later; so
+ * an alarm that would come too early is left standing, found early when it comes, and set again then.
  */
 #include "engine/soft/cpu/apic_state.h"
 #include "engine/soft/cpu/hot.h"
@@ -22,19 +23,19 @@
 
 #define SVR_ENABLED (1u << 8)
 
-#define LVT_MASKED        (1u << 16)
-#define LVT_MODE(lvt)     ((lvt) >> 8 & 7u)
-#define MODE_FIXED        0u
-#define MODE_LOWEST       1u
-#define MODE_SMI          2u
-#define MODE_NMI          4u
-#define MODE_INIT         5u
-#define MODE_SIPI         6u
-#define MODE_EXTINT       7u
-#define TIMER_MODE(lvt)   ((lvt) >> 17 & 3u)
-#define TIMER_ONE_SHOT    0u
-#define TIMER_PERIODIC    1u
-#define TIMER_DEADLINE    2u
+#define LVT_MASKED      (1u << 16)
+#define LVT_MODE(lvt)   ((lvt) >> 8 & 7u)
+#define MODE_FIXED      0u
+#define MODE_LOWEST     1u
+#define MODE_SMI        2u
+#define MODE_NMI        4u
+#define MODE_INIT       5u
+#define MODE_SIPI       6u
+#define MODE_EXTINT     7u
+#define TIMER_MODE(lvt) ((lvt) >> 17 & 3u)
+#define TIMER_ONE_SHOT  0u
+#define TIMER_PERIODIC  1u
+#define TIMER_DEADLINE  2u
 
 #define ESR_SEND_ILLEGAL    (1u << 5)
 #define ESR_RECEIVE_ILLEGAL (1u << 6)
@@ -42,16 +43,34 @@
 
 /* Register numbers: the MMIO offset / 16, which is the x2APIC MSR number - 800H. */
 enum {
-	R_ID = 0x02, R_VERSION = 0x03, R_TPR = 0x08, R_APR = 0x09, R_PPR = 0x0a, R_EOI = 0x0b, R_RRD = 0x0c,
-	R_LDR = 0x0d, R_DFR = 0x0e, R_SVR = 0x0f, R_ISR = 0x10, R_TMR = 0x18, R_IRR = 0x20, R_ESR = 0x28,
-	R_ICR_LOW = 0x30, R_ICR_HIGH = 0x31, R_LVT_TIMER = 0x32, R_LVT_ERROR = 0x37, R_TMICT = 0x38,
-	R_TMCCT = 0x39, R_TDCR = 0x3e, R_SELF_IPI = 0x3f,
+	R_ID = 0x02,
+	R_VERSION = 0x03,
+	R_TPR = 0x08,
+	R_APR = 0x09,
+	R_PPR = 0x0a,
+	R_EOI = 0x0b,
+	R_RRD = 0x0c,
+	R_LDR = 0x0d,
+	R_DFR = 0x0e,
+	R_SVR = 0x0f,
+	R_ISR = 0x10,
+	R_TMR = 0x18,
+	R_IRR = 0x20,
+	R_ESR = 0x28,
+	R_ICR_LOW = 0x30,
+	R_ICR_HIGH = 0x31,
+	R_LVT_TIMER = 0x32,
+	R_LVT_ERROR = 0x37,
+	R_TMICT = 0x38,
+	R_TMCCT = 0x39,
+	R_TDCR = 0x3e,
+	R_SELF_IPI = 0x3f,
 };
 
 /* Bits that software can write (SDM, Local Vector Table). */
 static const uint32_t lvt_writable[LVT_COUNT] = {
-	[LVT_TIMER] = 0x000700ff,   [LVT_THERMAL] = 0x000107ff, [LVT_PERFORMANCE] = 0x000107ff,
-	[LVT_LINT0] = 0x0001a7ff,   [LVT_LINT1] = 0x0001a7ff,   [LVT_ERROR] = 0x000100ff,
+    [LVT_TIMER] = 0x000700ff, [LVT_THERMAL] = 0x000107ff, [LVT_PERFORMANCE] = 0x000107ff,
+    [LVT_LINT0] = 0x0001a7ff, [LVT_LINT1] = 0x0001a7ff,   [LVT_ERROR] = 0x000100ff,
 };
 
 static void set_bit(uint32_t *words, unsigned bit)
@@ -143,7 +162,8 @@ static bool lint0_is_extint(const struct apic *apic)
 {
 	uint32_t lvt = apic->lvt[LVT_LINT0];
 
-	/* With the APIC globally disabled LINT0 is the plain INTR pin (SDM, Enabling or Disabling the Local APIC). */
+	/* With the APIC globally disabled LINT0 is the plain INTR pin (SDM, Enabling or Disabling the Local
+	 * APIC). */
 	return !apic->enabled || (!(lvt & LVT_MASKED) && LVT_MODE(lvt) == MODE_EXTINT);
 }
 
@@ -230,7 +250,7 @@ void apic_post(struct cpu *cpu, uint8_t delivery_mode, uint8_t vector, bool leve
 	case MODE_FIXED:
 	case MODE_LOWEST:
 		__atomic_fetch_or(level ? &apic->inbox_level[vector / 32] : &apic->inbox_edge[vector / 32],
-				  1u << vector % 32, __ATOMIC_RELAXED);
+		                  1u << vector % 32, __ATOMIC_RELAXED);
 		__atomic_store_n(&apic->inbox_any, 1, __ATOMIC_RELEASE);
 		async = ASYNC_APIC;
 		break;
@@ -283,7 +303,8 @@ static void collect_inbox(struct cpu *cpu)
 {
 	struct apic *apic = cpu->apic;
 
-	/* Cleared before the words are read: a message that comes meanwhile is either read now or sets it again. */
+	/* Cleared before the words are read: a message that comes meanwhile is either read now or sets it
+	 * again. */
 	if (!__atomic_exchange_n(&apic->inbox_any, 0, __ATOMIC_ACQUIRE))
 		return;
 	for (unsigned word = 0; word < 8; word++) {
@@ -332,7 +353,8 @@ static void arm(struct cpu *cpu)
 	}
 	left = apic->expiry_tick - now;
 	apic->armed_tick = apic->expiry_tick;
-	/* The machine's clock may be a little faster than ours; under the deterministic clock they are one. */
+	/* The machine's clock may be a little faster than ours; under the deterministic clock they are one.
+	 */
 	apic->armed_slack = 0;
 	if (cpu->clock == ENGINE_CLOCK_REAL)
 		apic->armed_slack = left / 1024 + (cpu->model->tsc_hz >> 18);
@@ -465,30 +487,69 @@ static bool read_register(struct cpu *cpu, unsigned number, uint32_t *value)
 	struct apic *apic = cpu->apic;
 
 	switch (number) {
-	case R_ID: *value = apic->x2apic ? apic->id : apic->id << 24; return true;
-	case R_VERSION: *value = APIC_VERSION; return true;
-	case R_TPR: *value = apic->tpr; return true;
-	case R_APR: *value = 0; return !apic->x2apic;
-	case R_PPR: *value = processor_priority(apic); return true;
-	case R_EOI: *value = 0; return !apic->x2apic;
-	case R_RRD: *value = 0; return !apic->x2apic;
-	case R_LDR: *value = apic->ldr; return true;
-	case R_DFR: *value = apic->dfr; return !apic->x2apic;
-	case R_SVR: *value = apic->svr; return true;
-	case R_ISR ... R_ISR + 7: *value = apic->isr[number - R_ISR]; return true;
-	case R_TMR ... R_TMR + 7: *value = apic->tmr[number - R_TMR]; return true;
+	case R_ID:
+		*value = apic->x2apic ? apic->id : apic->id << 24;
+		return true;
+	case R_VERSION:
+		*value = APIC_VERSION;
+		return true;
+	case R_TPR:
+		*value = apic->tpr;
+		return true;
+	case R_APR:
+		*value = 0;
+		return !apic->x2apic;
+	case R_PPR:
+		*value = processor_priority(apic);
+		return true;
+	case R_EOI:
+		*value = 0;
+		return !apic->x2apic;
+	case R_RRD:
+		*value = 0;
+		return !apic->x2apic;
+	case R_LDR:
+		*value = apic->ldr;
+		return true;
+	case R_DFR:
+		*value = apic->dfr;
+		return !apic->x2apic;
+	case R_SVR:
+		*value = apic->svr;
+		return true;
+	case R_ISR ... R_ISR + 7:
+		*value = apic->isr[number - R_ISR];
+		return true;
+	case R_TMR ... R_TMR + 7:
+		*value = apic->tmr[number - R_TMR];
+		return true;
 	case R_IRR ... R_IRR + 7:
 		collect_inbox(cpu);
 		*value = apic->irr[number - R_IRR];
 		return true;
-	case R_ESR: *value = apic->esr_latched; return true;
-	case R_ICR_LOW: *value = apic->icr_low; return true;
-	case R_ICR_HIGH: *value = apic->icr_high; return !apic->x2apic;
-	case R_LVT_TIMER ... R_LVT_ERROR: *value = apic->lvt[number - R_LVT_TIMER]; return true;
-	case R_TMICT: *value = apic->initial_count; return true;
-	case R_TMCCT: *value = current_count(cpu); return true;
-	case R_TDCR: *value = apic->divide; return true;
-	default: return false;
+	case R_ESR:
+		*value = apic->esr_latched;
+		return true;
+	case R_ICR_LOW:
+		*value = apic->icr_low;
+		return true;
+	case R_ICR_HIGH:
+		*value = apic->icr_high;
+		return !apic->x2apic;
+	case R_LVT_TIMER ... R_LVT_ERROR:
+		*value = apic->lvt[number - R_LVT_TIMER];
+		return true;
+	case R_TMICT:
+		*value = apic->initial_count;
+		return true;
+	case R_TMCCT:
+		*value = current_count(cpu);
+		return true;
+	case R_TDCR:
+		*value = apic->divide;
+		return true;
+	default:
+		return false;
 	}
 }
 
@@ -532,8 +593,12 @@ static bool write_register(struct cpu *cpu, unsigned number, uint32_t value)
 	struct apic *apic = cpu->apic;
 
 	switch (number) {
-	case R_TPR: set_tpr(cpu, value); return true;
-	case R_EOI: end_of_interrupt(cpu); return true;
+	case R_TPR:
+		set_tpr(cpu, value);
+		return true;
+	case R_EOI:
+		end_of_interrupt(cpu);
+		return true;
 	case R_LDR:
 		if (apic->x2apic)
 			return false;
@@ -544,7 +609,9 @@ static bool write_register(struct cpu *cpu, unsigned number, uint32_t value)
 			return false;
 		__atomic_store_n(&apic->dfr, value | 0x0fffffffu, __ATOMIC_RELAXED);
 		return true;
-	case R_SVR: write_svr(cpu, value); return true;
+	case R_SVR:
+		write_svr(cpu, value);
+		return true;
 	case R_ESR:
 		apic->esr_latched = apic->esr;
 		apic->esr = 0;
@@ -558,7 +625,9 @@ static bool write_register(struct cpu *cpu, unsigned number, uint32_t value)
 			return false;
 		apic->icr_high = value & 0xff000000u;
 		return true;
-	case R_LVT_TIMER ... R_LVT_ERROR: write_lvt(cpu, number - R_LVT_TIMER, value); return true;
+	case R_LVT_TIMER ... R_LVT_ERROR:
+		write_lvt(cpu, number - R_LVT_TIMER, value);
+		return true;
 	case R_TMICT:
 		if (deadline_mode(apic))
 			return true;
@@ -581,7 +650,8 @@ static bool write_register(struct cpu *cpu, unsigned number, uint32_t value)
 			return false;
 		accept_fixed(cpu, value & 0xff, false);
 		return true;
-	default: return false;
+	default:
+		return false;
 	}
 }
 
@@ -595,8 +665,8 @@ bool apic_owns(const struct cpu *cpu, gpa_t gpa)
 }
 
 /*
- * SDM, Local APIC Block Diagram: registers are 32 bits wide on 128-bit boundaries, to be accessed as such. What
- * else a guest may try must only do no harm.
+ * SDM, Local APIC Block Diagram: registers are 32 bits wide on 128-bit boundaries, to be accessed as such.
+ * What else a guest may try must only do no harm.
  */
 uint64_t apic_mmio_read(struct cpu *cpu, gpa_t gpa, unsigned size)
 {
@@ -631,18 +701,27 @@ void apic_mmio_write(struct cpu *cpu, gpa_t gpa, unsigned size, uint64_t value)
 static uint64_t x2apic_reserved(unsigned number)
 {
 	switch (number) {
-	case R_TPR: return ~0xffull;
-	case R_EOI: return ~0ull;
-	case R_SVR: return ~0x1ffull;
-	case R_ESR: return ~0ull;
-	case R_ICR_LOW: return 0xfff32000ull; /* 31:20, 17:16, 13 */
+	case R_TPR:
+		return ~0xffull;
+	case R_EOI:
+		return ~0ull;
+	case R_SVR:
+		return ~0x1ffull;
+	case R_ESR:
+		return ~0ull;
+	case R_ICR_LOW:
+		return 0xfff32000ull; /* 31:20, 17:16, 13 */
 	case R_LVT_TIMER ... R_LVT_ERROR:
 		/* Delivery status and remote IRR are read-only, not reserved. */
 		return ~(uint64_t)(lvt_writable[number - R_LVT_TIMER] | 0x5000);
-	case R_TMICT: return ~0xffffffffull;
-	case R_TDCR: return ~0xbull;
-	case R_SELF_IPI: return ~0xffull;
-	default: return 0;
+	case R_TMICT:
+		return ~0xffffffffull;
+	case R_TDCR:
+		return ~0xbull;
+	case R_SELF_IPI:
+		return ~0xffull;
+	default:
+		return 0;
 	}
 }
 
@@ -677,7 +756,8 @@ static void take_mode(struct cpu *cpu)
 	__atomic_store_n(&apic->enabled, !!(cpu->msr.apic_base & BASE_EN), __ATOMIC_RELAXED);
 	if (x2apic)
 		/* SDM, Deriving Logical x2APIC ID from the Local x2APIC ID */
-		__atomic_store_n(&apic->ldr, (cpu->index >> 4) << 16 | 1u << (cpu->index & 0xf), __ATOMIC_RELAXED);
+		__atomic_store_n(&apic->ldr, (cpu->index >> 4) << 16 | 1u << (cpu->index & 0xf),
+		                 __ATOMIC_RELAXED);
 	else if (apic->x2apic)
 		__atomic_store_n(&apic->ldr, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&apic->x2apic, x2apic, __ATOMIC_RELAXED);
@@ -715,37 +795,45 @@ static bool write_base(struct cpu *cpu, uint64_t value)
 bool apic_read_msr(struct cpu *cpu, uint32_t msr, uint64_t *value)
 {
 	switch (msr) {
-	case 0x1b: *value = cpu->msr.apic_base; return true;
+	case 0x1b:
+		*value = cpu->msr.apic_base;
+		return true;
 	case 0x6e0:
 		if (!cpu->apic->deadline_offered)
 			return false;
 		apic_collect(cpu); /* a deadline that has passed reads as 0 */
 		*value = deadline_mode(cpu->apic) ? cpu->msr.tsc_deadline : 0;
 		return true;
-	case 0x800 ... 0x8ff: return x2apic_read(cpu, msr - 0x800, value);
-	default: return false;
+	case 0x800 ... 0x8ff:
+		return x2apic_read(cpu, msr - 0x800, value);
+	default:
+		return false;
 	}
 }
 
 bool apic_write_msr(struct cpu *cpu, uint32_t msr, uint64_t value)
 {
 	switch (msr) {
-	case 0x1b: return write_base(cpu, value);
+	case 0x1b:
+		return write_base(cpu, value);
 	case 0x6e0:
 		if (!cpu->apic->deadline_offered)
 			return false;
 		if (deadline_mode(cpu->apic))
 			set_deadline(cpu, value);
 		return true;
-	case 0x800 ... 0x8ff: return x2apic_write(cpu, msr - 0x800, value);
-	default: return false;
+	case 0x800 ... 0x8ff:
+		return x2apic_write(cpu, msr - 0x800, value);
+	default:
+		return false;
 	}
 }
 
 /*
- * SDM, Local APIC State After Power-Up or Reset; after INIT the same but for the APIC ID and IA32_APIC_BASE, which
- * are not touched here (a fresh one gets the default). One liberty: the boot processor's LINT0 is left as firmware
- * leaves it for virtual wire mode, ExtINT and unmasked, since a kernel that is booted directly gets no firmware.
+ * SDM, Local APIC State After Power-Up or Reset; after INIT the same but for the APIC ID and IA32_APIC_BASE,
+ * which are not touched here (a fresh one gets the default). One liberty: the boot processor's LINT0 is left
+ * as firmware leaves it for virtual wire mode, ExtINT and unmasked, since a kernel that is booted directly
+ * gets no firmware.
  */
 void apic_reset(struct cpu *cpu)
 {

@@ -1,8 +1,9 @@
 /*
  * Control and debug registers, invalidations, and the instructions that wait.
  *
- * Order of checks (SDM, Relative Priority of Faults and VM Exits): undefined opcodes and privilege come before a
- * VM exit, everything that depends on the value comes after it. MOV DR is the manual's own exception.
+ * Order of checks (SDM, Relative Priority of Faults and VM Exits): undefined opcodes and privilege come
+ * before a VM exit, everything that depends on the value comes after it. MOV DR is the manual's own
+ * exception.
  */
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/descriptor.h"
@@ -11,7 +12,8 @@
 #include "engine/soft/cpu/memory.h"
 #include "engine/soft/cpu/ops.h"
 
-#define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define CR0_DEFINED                                                                                          \
+	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 
 #define CR3_KEEP (1ull << 63) /* CR4.PCIDE: do not invalidate */
 
@@ -172,10 +174,18 @@ void op_mov_to_cr(struct cpu *cpu, const struct insn *insn)
 	if (cpu->virt && number != 2)
 		value = cpu->virt->write_cr(cpu, number, CR_MOV, value, insn);
 	switch (number) {
-	case 0: load_cr0(cpu, value); break;
-	case 2: cpu->cr2 = value; break;
-	case 3: load_cr3(cpu, value); break;
-	case 4: load_cr4(cpu, value); break;
+	case 0:
+		load_cr0(cpu, value);
+		break;
+	case 2:
+		cpu->cr2 = value;
+		break;
+	case 3:
+		load_cr3(cpu, value);
+		break;
+	case 4:
+		load_cr4(cpu, value);
+		break;
 	}
 }
 
@@ -190,11 +200,21 @@ void op_mov_from_cr(struct cpu *cpu, const struct insn *insn)
 		value = cpu->virt->read_cr(cpu, number, insn);
 	} else {
 		switch (number) {
-		case 0: value = cpu->cr0; break;
-		case 2: value = cpu->cr2; break;
-		case 3: value = cpu->cr3; break;
-		case 4: value = cpu->cr4; break;
-		case 8: value = apic_cr8(cpu); break;
+		case 0:
+			value = cpu->cr0;
+			break;
+		case 2:
+			value = cpu->cr2;
+			break;
+		case 3:
+			value = cpu->cr3;
+			break;
+		case 4:
+			value = cpu->cr4;
+			break;
+		case 8:
+			value = apic_cr8(cpu);
+			break;
 		}
 	}
 	operand_set_register(cpu, insn, insn->rm, register_size(cpu), value);
@@ -392,8 +412,8 @@ void op_monitor(struct cpu *cpu, const struct insn *insn)
 }
 
 /*
- * A bounded nap: any interrupt, a change of the monitored bytes or a little time end it. SDM, MONITOR/MWAIT: software
- * must expect MWAIT to return for no reason that it can see.
+ * A bounded nap: any interrupt, a change of the monitored bytes or a little time end it. SDM, MONITOR/MWAIT:
+ * software must expect MWAIT to return for no reason that it can see.
  */
 void op_mwait(struct cpu *cpu, const struct insn *insn)
 {

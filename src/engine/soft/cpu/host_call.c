@@ -1,6 +1,6 @@
 /*
- * The way out of hot C: every function stashes the guest's FPU state before anything that the compiler may have
- * used vector registers for. So this file is hot itself, and only what it calls is not.
+ * The way out of hot C: every function stashes the guest's FPU state before anything that the compiler may
+ * have used vector registers for. So this file is hot itself, and only what it calls is not.
  */
 #include "engine/soft/cpu/host_call.h"
 
@@ -32,7 +32,8 @@ uint64_t cpu_host_mmio_read(struct cpu *cpu, gpa_t gpa, unsigned size)
 	uint64_t value = cpu->host->mmio_read(cpu->host->context, gpa, size);
 
 	if (cpu->trace & ENGINE_TRACE_IO)
-		cpu_trace(cpu, "read  %012llx size %u = %llx", (unsigned long long)gpa.v, size, (unsigned long long)value);
+		cpu_trace(cpu, "read  %012llx size %u = %llx", (unsigned long long)gpa.v, size,
+		          (unsigned long long)value);
 	return value;
 }
 
@@ -40,7 +41,8 @@ void cpu_host_mmio_write(struct cpu *cpu, gpa_t gpa, unsigned size, uint64_t val
 {
 	fpu_stash(cpu);
 	if (cpu->trace & ENGINE_TRACE_IO)
-		cpu_trace(cpu, "write %012llx size %u = %llx", (unsigned long long)gpa.v, size, (unsigned long long)value);
+		cpu_trace(cpu, "write %012llx size %u = %llx", (unsigned long long)gpa.v, size,
+		          (unsigned long long)value);
 	cpu->host->mmio_write(cpu->host->context, gpa, size, value);
 }
 
@@ -57,8 +59,8 @@ void cpu_host_eoi(struct cpu *cpu, uint8_t vector)
 }
 
 /*
- * The deadline is by cpu_now_ns, which follows the host's TSC; the machine's clock may run some parts per million
- * faster or slower. So the time left is what counts, and each arming sets our clock right again.
+ * The deadline is by cpu_now_ns, which follows the host's TSC; the machine's clock may run some parts per
+ * million faster or slower. So the time left is what counts, and each arming sets our clock right again.
  */
 void cpu_host_timer_arm(struct cpu *cpu, uint64_t deadline_ns)
 {

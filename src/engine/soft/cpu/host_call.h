@@ -19,7 +19,7 @@ void cpu_host_nap(struct cpu *cpu, const void *watched, uint64_t armed_value);
 
 /* The cold halves (trace.c): call only with the FPU stashed. */
 void trace_line(unsigned cpu_index, bool nonroot, const char *format, va_list arguments)
-	__attribute__((format(printf, 3, 0)));
+    __attribute__((format(printf, 3, 0)));
 bool random_from_host(uint64_t *value);
 void nap(const uint32_t *kick, const void *watched, uint64_t armed_value);
 

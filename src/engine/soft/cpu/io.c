@@ -29,7 +29,8 @@ static bool bitmap_permits(struct cpu *cpu, uint16_t port, unsigned size)
 	uint64_t offset;
 	uint32_t bits;
 
-	if (!(tr->rights & RIGHTS_P) || (type != TYPE_TSS && type != TYPE_TSS_BUSY) || tr->limit < TSS_IO_MAP_BASE + 1)
+	if (!(tr->rights & RIGHTS_P) || (type != TYPE_TSS && type != TYPE_TSS_BUSY) ||
+	    tr->limit < TSS_IO_MAP_BASE + 1)
 		return false;
 	offset = mem_read_linear(cpu, GLA(tr->base + TSS_IO_MAP_BASE), 2, mem_class_system(cpu)) + port / 8;
 	/* The processor reads two bytes, so that an access across a byte's end needs no second look. */
@@ -100,7 +101,8 @@ static void advance(struct cpu *cpu, const struct insn *insn, unsigned number, u
 	operand_set_register(cpu, insn, number, insn->address_size, value);
 }
 
-/* The destination is checked before the port is read: reading may have effects that a fault must not repeat. */
+/* The destination is checked before the port is read: reading may have effects that a fault must not repeat.
+ */
 static void ins_once(struct cpu *cpu, const struct insn *insn, uint16_t port, unsigned size)
 {
 	uint64_t offset = operand_register(cpu, insn, REG_RDI, insn->address_size);
@@ -122,7 +124,7 @@ static void outs_once(struct cpu *cpu, const struct insn *insn, uint16_t port, u
 }
 
 static void string_io(struct cpu *cpu, const struct insn *insn, unsigned how,
-		      void (*once)(struct cpu *, const struct insn *, uint16_t, unsigned))
+                      void (*once)(struct cpu *, const struct insn *, uint16_t, unsigned))
 {
 	uint16_t port = (uint16_t)cpu->gpr[REG_RDX];
 	unsigned size = access_size(insn);
@@ -142,8 +144,10 @@ static void string_io(struct cpu *cpu, const struct insn *insn, unsigned how,
 		operand_set_register(cpu, insn, REG_RCX, insn->address_size, --count);
 		if (!count)
 			return;
-		/* Between iterations an event may be taken; the instruction then starts over with the rest. */
-		if (done == ITERATIONS_MAX || cpu->mode & MODE_STEP || __atomic_load_n(&cpu->kick, __ATOMIC_RELAXED)) {
+		/* Between iterations an event may be taken; the instruction then starts over with the rest.
+		 */
+		if (done == ITERATIONS_MAX || cpu->mode & MODE_STEP ||
+		    __atomic_load_n(&cpu->kick, __ATOMIC_RELAXED)) {
 			cpu->next_rip = cpu->rip;
 			return;
 		}

@@ -1,7 +1,7 @@
 /*
- * The MSRs, as a table. A row covers `count` consecutive MSRs; most are storage in struct cpu, guarded by a mask of
- * reserved bits. What has rules of its own has functions. Whatever is in no row does not exist and raises #GP(0),
- * which is how operating systems find out.
+ * The MSRs, as a table. A row covers `count` consecutive MSRs; most are storage in struct cpu, guarded by a
+ * mask of reserved bits. What has rules of its own has functions. Whatever is in no row does not exist and
+ * raises #GP(0), which is how operating systems find out.
  */
 #include "engine/soft/cpu/msr.h"
 
@@ -36,9 +36,9 @@ struct msr_row {
 
 #define FIELD(name) ((uint32_t)offsetof(struct cpu, name))
 
-#define BANKS           4u  /* of machine-check registers */
-#define VARIABLE_MTRRS  8u
-#define MISC_ENABLE_FIXED (1u << 11 | 1u << 12 | 1u << 18) /* no BTS, no PEBS; MONITOR is there */
+#define BANKS                    4u /* of machine-check registers */
+#define VARIABLE_MTRRS           8u
+#define MISC_ENABLE_FIXED        (1u << 11 | 1u << 12 | 1u << 18) /* no BTS, no PEBS; MONITOR is there */
 #define MISC_ENABLE_FAST_STRINGS 1u
 
 _Static_assert(BANKS <= 8 && VARIABLE_MTRRS <= 8, "struct cpu_msrs has room for eight of each");
@@ -55,14 +55,38 @@ static uint64_t beyond_physical(const struct cpu *cpu)
 
 /* ---- conditions ---- */
 
-static bool has_tsc_adjust(const struct cpu *cpu) { return has(cpu, 7, 0, 1, 1); }
-static bool has_ibrs(const struct cpu *cpu) { return has(cpu, 7, 0, 3, 26); }
-static bool has_flush_cmd(const struct cpu *cpu) { return has(cpu, 7, 0, 3, 28); }
-static bool has_arch_capabilities(const struct cpu *cpu) { return has(cpu, 7, 0, 3, 29); }
-static bool has_mca(const struct cpu *cpu) { return has(cpu, 1, 0, 3, 14); }
-static bool has_mtrr(const struct cpu *cpu) { return has(cpu, 1, 0, 3, 12); }
-static bool has_pat(const struct cpu *cpu) { return has(cpu, 1, 0, 3, 16); }
-static bool has_xsaves(const struct cpu *cpu) { return has(cpu, 0xd, 1, 0, 3); }
+static bool has_tsc_adjust(const struct cpu *cpu)
+{
+	return has(cpu, 7, 0, 1, 1);
+}
+static bool has_ibrs(const struct cpu *cpu)
+{
+	return has(cpu, 7, 0, 3, 26);
+}
+static bool has_flush_cmd(const struct cpu *cpu)
+{
+	return has(cpu, 7, 0, 3, 28);
+}
+static bool has_arch_capabilities(const struct cpu *cpu)
+{
+	return has(cpu, 7, 0, 3, 29);
+}
+static bool has_mca(const struct cpu *cpu)
+{
+	return has(cpu, 1, 0, 3, 14);
+}
+static bool has_mtrr(const struct cpu *cpu)
+{
+	return has(cpu, 1, 0, 3, 12);
+}
+static bool has_pat(const struct cpu *cpu)
+{
+	return has(cpu, 1, 0, 3, 16);
+}
+static bool has_xsaves(const struct cpu *cpu)
+{
+	return has(cpu, 0xd, 1, 0, 3);
+}
 
 static bool has_tsc_aux(const struct cpu *cpu)
 {
@@ -251,10 +275,14 @@ static uint64_t *bank_register(struct cpu *cpu, uint32_t msr)
 	unsigned bank = (msr - MSR_MC0_CTL) / 4;
 
 	switch (msr & 3) {
-	case 0: return &cpu->msr.mc_ctl[bank];
-	case 1: return &cpu->msr.mc_status[bank];
-	case 2: return &cpu->msr.mc_addr[bank];
-	default: return &cpu->msr.mc_misc[bank];
+	case 0:
+		return &cpu->msr.mc_ctl[bank];
+	case 1:
+		return &cpu->msr.mc_status[bank];
+	case 2:
+		return &cpu->msr.mc_addr[bank];
+	default:
+		return &cpu->msr.mc_misc[bank];
 	}
 }
 
@@ -288,59 +316,107 @@ static bool read_vmx(struct cpu *cpu, uint32_t msr, uint64_t *value)
 /* ---- the table, in ascending order ---- */
 
 static const struct msr_row rows[] = {
-	{.first = MSR_P5_MC_ADDR, .count = 2, .flags = CONSTANT},
-	{.first = MSR_TSC, .count = 1, .read = read_tsc, .write = write_tsc},
-	{.first = MSR_PLATFORM_ID, .count = 1, .flags = CONSTANT | READ_ONLY},
-	{.first = MSR_APIC_BASE, .count = 1, .read = apic_read_msr, .write = apic_write_msr},
-	{.first = MSR_EBL_CR_POWERON, .count = 1, .flags = CONSTANT},
-	{.first = MSR_FEATURE_CONTROL, .count = 1, .field = FIELD(msr.feature_control), .write = write_feature_control},
-	{.first = MSR_TSC_ADJUST, .count = 1, .exists = has_tsc_adjust, .field = FIELD(msr.tsc_adjust),
-	 .write = write_tsc_adjust},
-	{.first = MSR_SPEC_CTRL, .count = 1, .exists = has_ibrs, .field = FIELD(msr.spec_ctrl), .write = write_spec_ctrl},
-	{.first = MSR_PRED_CMD, .count = 1, .exists = has_ibrs, .flags = CONSTANT | WRITE_ONLY, .reserved = ~1ull},
-	{.first = MSR_BIOS_UPDT_TRIG, .count = 1, .flags = CONSTANT | WRITE_ONLY},
-	/* SDM, Microcode Update Resources: 0 is written, CPUID executed, then the revision is in bits 63:32. */
-	{.first = MSR_BIOS_SIGN_ID, .count = 1, .flags = CONSTANT, .value = 1ull << 32},
-	{.first = MSR_PLATFORM_INFO, .count = 1, .flags = READ_ONLY, .read = read_platform_info},
-	{.first = MSR_MTRRCAP, .count = 1, .exists = has_mtrr, .flags = CONSTANT | READ_ONLY,
-	 .value = 1u << 10 /* WC */ | 1u << 8 /* fixed */ | VARIABLE_MTRRS},
-	{.first = MSR_ARCH_CAPABILITIES, .count = 1, .exists = has_arch_capabilities, .flags = READ_ONLY,
-	 .read = read_arch_capabilities},
-	{.first = MSR_FLUSH_CMD, .count = 1, .exists = has_flush_cmd, .flags = CONSTANT | WRITE_ONLY,
-	 .reserved = ~1ull},
-	{.first = MSR_SYSENTER_CS, .count = 1, .flags = LOW_HALF, .field = FIELD(msr.sysenter_cs)},
-	{.first = MSR_SYSENTER_ESP, .count = 1, .flags = ADDRESS, .field = FIELD(msr.sysenter_esp)},
-	{.first = MSR_SYSENTER_EIP, .count = 1, .flags = ADDRESS, .field = FIELD(msr.sysenter_eip)},
-	{.first = MSR_MCG_CAP, .count = 1, .exists = has_mca, .flags = CONSTANT | READ_ONLY, .value = BANKS},
-	{.first = MSR_MCG_STATUS, .count = 1, .exists = has_mca, .field = FIELD(msr.mcg_status), .reserved = ~7ull},
-	{.first = MSR_PERF_STATUS, .count = 1, .flags = CONSTANT | READ_ONLY},
-	{.first = MSR_MISC_ENABLE, .count = 1, .read = read_misc_enable, .write = write_misc_enable},
-	/* LBR is accepted and records nothing. */
-	{.first = MSR_DEBUGCTL, .count = 1, .field = FIELD(msr.debugctl), .reserved = ~3ull},
-	{.first = MSR_LASTBRANCH_FROM, .count = 4, .flags = CONSTANT | READ_ONLY},
-	{.first = MSR_MTRR_PHYSBASE0, .count = 2 * VARIABLE_MTRRS, .exists = has_mtrr, .read = read_variable_mtrr,
-	 .write = write_variable_mtrr},
-	{.first = MSR_MTRR_FIX64K, .count = 1, .exists = has_mtrr, .read = read_fixed_mtrr, .write = write_fixed_mtrr},
-	{.first = MSR_MTRR_FIX16K, .count = 2, .exists = has_mtrr, .read = read_fixed_mtrr, .write = write_fixed_mtrr},
-	{.first = MSR_MTRR_FIX4K, .count = 8, .exists = has_mtrr, .read = read_fixed_mtrr, .write = write_fixed_mtrr},
-	{.first = MSR_PAT, .count = 1, .exists = has_pat, .field = FIELD(msr.pat), .write = write_pat},
-	{.first = MSR_MTRR_DEF_TYPE, .count = 1, .exists = has_mtrr, .field = FIELD(msr.mtrr_def_type),
-	 .write = write_mtrr_def_type},
-	{.first = MSR_MC0_CTL, .count = 4 * BANKS, .exists = has_mca, .read = read_bank, .write = write_bank},
-	{.first = MSR_VMX_FIRST, .count = 0x12, .flags = READ_ONLY, .read = read_vmx},
-	{.first = MSR_TSC_DEADLINE, .count = 1, .read = apic_read_msr, .write = apic_write_msr},
-	{.first = MSR_X2APIC_FIRST, .count = 0x100, .read = apic_read_msr, .write = apic_write_msr},
-	{.first = MSR_XSS, .count = 1, .exists = has_xsaves, .flags = ZERO_ONLY, .field = FIELD(msr.xss)},
-	{.first = MSR_EFER, .count = 1, .field = FIELD(efer), .write = write_efer},
-	{.first = MSR_STAR, .count = 1, .field = FIELD(msr.star)},
-	{.first = MSR_LSTAR, .count = 1, .flags = ADDRESS, .field = FIELD(msr.lstar)},
-	{.first = MSR_CSTAR, .count = 1, .flags = ADDRESS, .field = FIELD(msr.cstar)},
-	{.first = MSR_SFMASK, .count = 1, .field = FIELD(msr.sfmask), .reserved = 0xffffffff00000000},
-	{.first = MSR_FS_BASE, .count = 1, .flags = ADDRESS, .field = FIELD(seg[SEG_FS].base)},
-	{.first = MSR_GS_BASE, .count = 1, .flags = ADDRESS, .field = FIELD(seg[SEG_GS].base)},
-	{.first = MSR_KERNEL_GS_BASE, .count = 1, .flags = ADDRESS, .field = FIELD(msr.kernel_gs_base)},
-	{.first = MSR_TSC_AUX, .count = 1, .exists = has_tsc_aux, .field = FIELD(msr.tsc_aux),
-	 .reserved = 0xffffffff00000000},
+    {.first = MSR_P5_MC_ADDR, .count = 2, .flags = CONSTANT},
+    {.first = MSR_TSC, .count = 1, .read = read_tsc, .write = write_tsc},
+    {.first = MSR_PLATFORM_ID, .count = 1, .flags = CONSTANT | READ_ONLY},
+    {.first = MSR_APIC_BASE, .count = 1, .read = apic_read_msr, .write = apic_write_msr},
+    {.first = MSR_EBL_CR_POWERON, .count = 1, .flags = CONSTANT},
+    {.first = MSR_FEATURE_CONTROL,
+     .count = 1,
+     .field = FIELD(msr.feature_control),
+     .write = write_feature_control},
+    {.first = MSR_TSC_ADJUST,
+     .count = 1,
+     .exists = has_tsc_adjust,
+     .field = FIELD(msr.tsc_adjust),
+     .write = write_tsc_adjust},
+    {.first = MSR_SPEC_CTRL,
+     .count = 1,
+     .exists = has_ibrs,
+     .field = FIELD(msr.spec_ctrl),
+     .write = write_spec_ctrl},
+    {.first = MSR_PRED_CMD,
+     .count = 1,
+     .exists = has_ibrs,
+     .flags = CONSTANT | WRITE_ONLY,
+     .reserved = ~1ull},
+    {.first = MSR_BIOS_UPDT_TRIG, .count = 1, .flags = CONSTANT | WRITE_ONLY},
+    /* SDM, Microcode Update Resources: 0 is written, CPUID executed, then the revision is in bits 63:32. */
+    {.first = MSR_BIOS_SIGN_ID, .count = 1, .flags = CONSTANT, .value = 1ull << 32},
+    {.first = MSR_PLATFORM_INFO, .count = 1, .flags = READ_ONLY, .read = read_platform_info},
+    {.first = MSR_MTRRCAP,
+     .count = 1,
+     .exists = has_mtrr,
+     .flags = CONSTANT | READ_ONLY,
+     .value = 1u << 10 /* WC */ | 1u << 8 /* fixed */ | VARIABLE_MTRRS},
+    {.first = MSR_ARCH_CAPABILITIES,
+     .count = 1,
+     .exists = has_arch_capabilities,
+     .flags = READ_ONLY,
+     .read = read_arch_capabilities},
+    {.first = MSR_FLUSH_CMD,
+     .count = 1,
+     .exists = has_flush_cmd,
+     .flags = CONSTANT | WRITE_ONLY,
+     .reserved = ~1ull},
+    {.first = MSR_SYSENTER_CS, .count = 1, .flags = LOW_HALF, .field = FIELD(msr.sysenter_cs)},
+    {.first = MSR_SYSENTER_ESP, .count = 1, .flags = ADDRESS, .field = FIELD(msr.sysenter_esp)},
+    {.first = MSR_SYSENTER_EIP, .count = 1, .flags = ADDRESS, .field = FIELD(msr.sysenter_eip)},
+    {.first = MSR_MCG_CAP, .count = 1, .exists = has_mca, .flags = CONSTANT | READ_ONLY, .value = BANKS},
+    {.first = MSR_MCG_STATUS,
+     .count = 1,
+     .exists = has_mca,
+     .field = FIELD(msr.mcg_status),
+     .reserved = ~7ull},
+    {.first = MSR_PERF_STATUS, .count = 1, .flags = CONSTANT | READ_ONLY},
+    {.first = MSR_MISC_ENABLE, .count = 1, .read = read_misc_enable, .write = write_misc_enable},
+    /* LBR is accepted and records nothing. */
+    {.first = MSR_DEBUGCTL, .count = 1, .field = FIELD(msr.debugctl), .reserved = ~3ull},
+    {.first = MSR_LASTBRANCH_FROM, .count = 4, .flags = CONSTANT | READ_ONLY},
+    {.first = MSR_MTRR_PHYSBASE0,
+     .count = 2 * VARIABLE_MTRRS,
+     .exists = has_mtrr,
+     .read = read_variable_mtrr,
+     .write = write_variable_mtrr},
+    {.first = MSR_MTRR_FIX64K,
+     .count = 1,
+     .exists = has_mtrr,
+     .read = read_fixed_mtrr,
+     .write = write_fixed_mtrr},
+    {.first = MSR_MTRR_FIX16K,
+     .count = 2,
+     .exists = has_mtrr,
+     .read = read_fixed_mtrr,
+     .write = write_fixed_mtrr},
+    {.first = MSR_MTRR_FIX4K,
+     .count = 8,
+     .exists = has_mtrr,
+     .read = read_fixed_mtrr,
+     .write = write_fixed_mtrr},
+    {.first = MSR_PAT, .count = 1, .exists = has_pat, .field = FIELD(msr.pat), .write = write_pat},
+    {.first = MSR_MTRR_DEF_TYPE,
+     .count = 1,
+     .exists = has_mtrr,
+     .field = FIELD(msr.mtrr_def_type),
+     .write = write_mtrr_def_type},
+    {.first = MSR_MC0_CTL, .count = 4 * BANKS, .exists = has_mca, .read = read_bank, .write = write_bank},
+    {.first = MSR_VMX_FIRST, .count = 0x12, .flags = READ_ONLY, .read = read_vmx},
+    {.first = MSR_TSC_DEADLINE, .count = 1, .read = apic_read_msr, .write = apic_write_msr},
+    {.first = MSR_X2APIC_FIRST, .count = 0x100, .read = apic_read_msr, .write = apic_write_msr},
+    {.first = MSR_XSS, .count = 1, .exists = has_xsaves, .flags = ZERO_ONLY, .field = FIELD(msr.xss)},
+    {.first = MSR_EFER, .count = 1, .field = FIELD(efer), .write = write_efer},
+    {.first = MSR_STAR, .count = 1, .field = FIELD(msr.star)},
+    {.first = MSR_LSTAR, .count = 1, .flags = ADDRESS, .field = FIELD(msr.lstar)},
+    {.first = MSR_CSTAR, .count = 1, .flags = ADDRESS, .field = FIELD(msr.cstar)},
+    {.first = MSR_SFMASK, .count = 1, .field = FIELD(msr.sfmask), .reserved = 0xffffffff00000000},
+    {.first = MSR_FS_BASE, .count = 1, .flags = ADDRESS, .field = FIELD(seg[SEG_FS].base)},
+    {.first = MSR_GS_BASE, .count = 1, .flags = ADDRESS, .field = FIELD(seg[SEG_GS].base)},
+    {.first = MSR_KERNEL_GS_BASE, .count = 1, .flags = ADDRESS, .field = FIELD(msr.kernel_gs_base)},
+    {.first = MSR_TSC_AUX,
+     .count = 1,
+     .exists = has_tsc_aux,
+     .field = FIELD(msr.tsc_aux),
+     .reserved = 0xffffffff00000000},
 };
 
 static const struct msr_row *find(const struct cpu *cpu, uint32_t msr)

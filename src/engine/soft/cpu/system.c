@@ -63,8 +63,8 @@ void op_cpuid(struct cpu *cpu, const struct insn *insn)
 static void trace_msr(struct cpu *cpu, const char *what, uint32_t msr, uint64_t value, bool done)
 {
 	if (cpu->trace & ENGINE_TRACE_MSR)
-		cpu_trace(cpu, "%s %08x %016llx%s at %llx", what, msr, (unsigned long long)value, done ? "" : " #GP",
-			  (unsigned long long)cpu->rip);
+		cpu_trace(cpu, "%s %08x %016llx%s at %llx", what, msr, (unsigned long long)value,
+		          done ? "" : " #GP", (unsigned long long)cpu->rip);
 }
 
 void op_rdmsr(struct cpu *cpu, const struct insn *insn)

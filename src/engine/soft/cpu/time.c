@@ -1,6 +1,7 @@
 /*
  * The TSC and the machine's clock. All of it is arithmetic on the host's TSC (real clock) or on the count of
- * retired instructions (deterministic clock): no system call, so that RDTSC and timer checks cost nanoseconds.
+ * retired instructions (deterministic clock): no system call, so that RDTSC and timer checks cost
+ * nanoseconds.
  */
 #include "engine/soft/cpu/time.h"
 

@@ -5,16 +5,17 @@
 #include "engine/soft/cpu/cpu.h"
 
 /*
- * Sets the fields of *cpu that the functions below need. Call once, after host, model and clock are set and before
- * the vCPU runs. Under the real clock tick 0 is the machine's start, the same for every vCPU of a machine.
- * Create a machine's vCPUs on one thread. Cold.
+ * Sets the fields of *cpu that the functions below need. Call once, after host, model and clock are set and
+ * before the vCPU runs. Under the real clock tick 0 is the machine's start, the same for every vCPU of a
+ * machine. Create a machine's vCPUs on one thread. Cold.
  */
 void time_init(struct cpu *cpu);
 
 /*
- * Ticks at model->tsc_hz: never written by the guest, never going back. cpu_tsc() is this plus IA32_TSC_ADJUST.
- * Real clock: the host's TSC, scaled where cpu->tsc_ratio is set, plus cpu->tsc_offset. Deterministic clock:
- * one tick per retired instruction (retired - budget), plus what was skipped while idle (in `retired`).
+ * Ticks at model->tsc_hz: never written by the guest, never going back. cpu_tsc() is this plus
+ * IA32_TSC_ADJUST. Real clock: the host's TSC, scaled where cpu->tsc_ratio is set, plus cpu->tsc_offset.
+ * Deterministic clock: one tick per retired instruction (retired - budget), plus what was skipped while idle
+ * (in `retired`).
  */
 uint64_t time_ticks(const struct cpu *cpu);
 

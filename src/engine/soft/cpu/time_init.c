@@ -39,7 +39,8 @@ static struct origin machine_origin(const struct engine_host *host)
 
 		if (after - before < tightest) {
 			tightest = after - before;
-			origin = (struct origin){.context = host->context, .tsc = before + (after - before) / 2, .ns = ns};
+			origin = (struct origin){
+			    .context = host->context, .tsc = before + (after - before) / 2, .ns = ns};
 		}
 	}
 	pthread_mutex_lock(&lock);
@@ -66,7 +67,8 @@ void time_init(struct cpu *cpu)
 		cpu->tsc_ratio = (uint64_t)(((unsigned __int128)guest_hz << 48) / host_hz);
 
 	origin = machine_origin(cpu->host);
-	ticks = cpu->tsc_ratio ? (uint64_t)((unsigned __int128)origin.tsc * cpu->tsc_ratio >> 48) : origin.tsc;
+	ticks =
+	    cpu->tsc_ratio ? (uint64_t)((unsigned __int128)origin.tsc * cpu->tsc_ratio >> 48) : origin.tsc;
 	uint64_t at_origin = time_mul_div(origin.ns, guest_hz, 1000000000u);
 	cpu->tsc_offset = (int64_t)(at_origin - ticks);
 	cpu->clock_anchor_ticks = at_origin;

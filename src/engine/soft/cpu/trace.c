@@ -27,7 +27,8 @@ bool random_from_host(uint64_t *value)
 	static _Thread_local unsigned left;
 
 	if (!left) {
-		/* The kernel never gives less than asked for up to 256 bytes, once its pool is initialized. */
+		/* The kernel never gives less than asked for up to 256 bytes, once its pool is initialized.
+		 */
 		if (getrandom(pool, sizeof(pool), 0) != (ssize_t)sizeof(pool))
 			return false;
 		left = sizeof(pool) / sizeof(pool[0]);

@@ -1,7 +1,7 @@
 /*
- * The instructions that move x87, SSE and AVX state to and from memory as a whole. All of them work on cpu->fpu_area
- * (after fpu_stash), never natively on guest memory: the processor would store the host's instruction and operand
- * addresses, its accidental XSTATE_BV, and fault in the host's terms.
+ * The instructions that move x87, SSE and AVX state to and from memory as a whole. All of them work on
+ * cpu->fpu_area (after fpu_stash), never natively on guest memory: the processor would store the host's
+ * instruction and operand addresses, its accidental XSTATE_BV, and fault in the host's terms.
  *
  * What guests see is deterministic: instruction and operand addresses are zero, and a component is "in use"
  * (XINUSE) exactly when it differs from its initial state.
@@ -72,7 +72,8 @@ static uint64_t in_use(const struct cpu *cpu)
 	const uint8_t *area = cpu->fpu_area;
 	uint64_t bits = 0;
 
-	if (area16(cpu, FPU_FCW) != FCW_RESET || area16(cpu, FPU_FSW) || area[FPU_FTW] || !is_zero(area + FPU_ST0, 128))
+	if (area16(cpu, FPU_FCW) != FCW_RESET || area16(cpu, FPU_FSW) || area[FPU_FTW] ||
+	    !is_zero(area + FPU_ST0, 128))
 		bits |= XSTATE_X87;
 	if (!is_zero(area + FPU_XMM0, 256))
 		bits |= XSTATE_SSE;
@@ -81,8 +82,8 @@ static uint64_t in_use(const struct cpu *cpu)
 	return bits;
 }
 
-/* Tells fpu_unstash's XRSTOR to load everything; the upper halves only where they are not zero, because loading
- * them would slow SSE code that follows. */
+/* Tells fpu_unstash's XRSTOR to load everything; the upper halves only where they are not zero, because
+ * loading them would slow SSE code that follows. */
 static void changed(struct cpu *cpu)
 {
 	uint64_t bits = XSTATE_X87 | XSTATE_SSE | (in_use(cpu) & XSTATE_AVX);
@@ -120,7 +121,7 @@ static void require_xsave(struct cpu *cpu, const struct insn *insn, unsigned sub
 
 /* The operand's linear address, which must be a multiple of `alignment`. */
 static uint64_t operand(struct cpu *cpu, const struct insn *insn, unsigned size, unsigned alignment,
-			enum mem_access access)
+                        enum mem_access access)
 {
 	uint64_t address = mem_linear(cpu, insn->segment, operand_offset(cpu, insn), size, access).v;
 
@@ -201,7 +202,8 @@ static void xsave_standard(struct cpu *cpu, const struct insn *insn, bool optimi
 {
 	uint64_t mask = requested(cpu, cpu->xcr0), address, old, used, write;
 
-	address = operand(cpu, insn, XSAVE_EXTENDED + (mask & XSTATE_AVX ? XSAVE_YMM_SIZE : 0), 64, ACCESS_WRITE);
+	address =
+	    operand(cpu, insn, XSAVE_EXTENDED + (mask & XSTATE_AVX ? XSAVE_YMM_SIZE : 0), 64, ACCESS_WRITE);
 	fpu_stash(cpu);
 	used = in_use(cpu) & mask;
 	write = optimized ? used : mask;
@@ -223,7 +225,8 @@ static void xsave_compact(struct cpu *cpu, const struct insn *insn, uint64_t mas
 {
 	uint64_t address, header[2], used;
 
-	address = operand(cpu, insn, XSAVE_EXTENDED + (mask & XSTATE_AVX ? XSAVE_YMM_SIZE : 0), 64, ACCESS_WRITE);
+	address =
+	    operand(cpu, insn, XSAVE_EXTENDED + (mask & XSTATE_AVX ? XSAVE_YMM_SIZE : 0), 64, ACCESS_WRITE);
 	fpu_stash(cpu);
 	used = in_use(cpu);
 	if (mxcsr(cpu) != MXCSR_RESET)
@@ -272,7 +275,8 @@ void op_xsaves(struct cpu *cpu, const struct insn *insn)
 
 /* ---- XRSTOR, XRSTORS ---- */
 
-/* SDM, Operation of XRSTOR and Operation of XRSTORS: the header's rules. The standard form looks at bytes 23:8. */
+/* SDM, Operation of XRSTOR and Operation of XRSTORS: the header's rules. The standard form looks at bytes
+ * 23:8. */
 static bool header_is_valid(const struct xsave_header *header, uint64_t enabled, bool compact)
 {
 	uint64_t reserved = 0;
@@ -305,7 +309,8 @@ static void xrstor(struct cpu *cpu, const struct insn *insn, uint64_t enabled, b
 		operand(cpu, insn, FPU_AREA_SIZE, 64, ACCESS_READ);
 		from_guest(cpu, address + XSAVE_YMM, image + XSAVE_YMM, vectors);
 	}
-	/* The standard form loads MXCSR with SSE or AVX state, in use or not; in the compacted one it is SSE state. */
+	/* The standard form loads MXCSR with SSE or AVX state, in use or not; in the compacted one it is SSE
+	 * state. */
 	loads_mxcsr = compact ? mask & XSTATE_SSE : mask & (XSTATE_SSE | XSTATE_AVX);
 	if (loads_mxcsr && (!compact || header.xstate_bv & XSTATE_SSE)) {
 		memcpy(&control, image + FPU_MXCSR, 4);
@@ -394,8 +399,8 @@ void op_fxrstor(struct cpu *cpu, const struct insn *insn)
 
 /* ---- FNSTENV, FLDENV, FNSAVE, FRSTOR: the 8087's own formats ---- */
 
-#define ENV16 14u /* bytes of the environment with 16-bit operand size */
-#define ENV32 28u
+#define ENV16     14u /* bytes of the environment with 16-bit operand size */
+#define ENV32     28u
 #define REGISTERS 80u /* eight of ten bytes, ST(0) first */
 
 static unsigned env_size(const struct insn *insn)
