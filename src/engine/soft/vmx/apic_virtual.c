@@ -10,7 +10,12 @@
 #define MSR_TSC        0x10
 
 /* Access types in bits 15:12 of the exit qualification. */
-enum apic_access_type { APIC_LINEAR_READ = 0, APIC_LINEAR_WRITE = 1, APIC_LINEAR_FETCH = 2, APIC_LINEAR_DELIVERY = 3 };
+enum apic_access_type {
+	APIC_LINEAR_READ = 0,
+	APIC_LINEAR_WRITE = 1,
+	APIC_LINEAR_FETCH = 2,
+	APIC_LINEAR_DELIVERY = 3
+};
 
 uint8_t vmx_virtual_tpr(struct cpu *cpu)
 {
@@ -46,15 +51,17 @@ void vmx_set_virtual_tpr(struct cpu *cpu, uint32_t value)
 static _Noreturn void exit_apic_access(struct cpu *cpu, gpa_t l2_gpa, enum mem_access access)
 {
 	static const uint8_t type_of[] = {
-		[ACCESS_READ] = APIC_LINEAR_READ, [ACCESS_WRITE] = APIC_LINEAR_WRITE, [ACCESS_FETCH] = APIC_LINEAR_FETCH,
+	    [ACCESS_READ] = APIC_LINEAR_READ,
+	    [ACCESS_WRITE] = APIC_LINEAR_WRITE,
+	    [ACCESS_FETCH] = APIC_LINEAR_FETCH,
 	};
 	enum apic_access_type type = cpu->delivering.valid ? APIC_LINEAR_DELIVERY : type_of[access];
 
 	vmx_exit_full(cpu, &(struct vmx_exit_record){
-				   .reason = EXIT_REASON_APIC_ACCESS,
-				   .qualification = (l2_gpa.v & ~PAGE_MASK) | (uint64_t)type << 12,
-				   .instruction_length = type < APIC_LINEAR_FETCH ? insn_length_at_rip(cpu) : 0,
-			   });
+	                       .reason = EXIT_REASON_APIC_ACCESS,
+	                       .qualification = (l2_gpa.v & ~PAGE_MASK) | (uint64_t)type << 12,
+	                       .instruction_length = type < APIC_LINEAR_FETCH ? insn_length_at_rip(cpu) : 0,
+	                   });
 }
 
 bool vmx_apic_access(struct cpu *cpu, gpa_t l2_gpa, unsigned size, enum mem_access access, uint64_t *value)

@@ -42,8 +42,9 @@ static void load_controls(struct vmx_runtime *rt, struct vmcs *vmcs)
 	rt->entry = vmcs->f[VMCS_VM_ENTRY_CONTROLS];
 	rt->exit = vmcs->f[VMCS_VM_EXIT_CONTROLS];
 	rt->tsc_offset = rt->primary & CPU_USE_TSC_OFFSETTING ? vmcs->f[VMCS_TSC_OFFSET] : 0;
-	rt->tsc_multiplier = (rt->primary & CPU_USE_TSC_OFFSETTING) && (rt->secondary & CPU2_USE_TSC_SCALING) ?
-				     vmcs->f[VMCS_TSC_MULTIPLIER] : 0;
+	rt->tsc_multiplier = (rt->primary & CPU_USE_TSC_OFFSETTING) && (rt->secondary & CPU2_USE_TSC_SCALING)
+	                         ? vmcs->f[VMCS_TSC_MULTIPLIER]
+	                         : 0;
 	vmcs->dirty_runtime = 0;
 }
 
@@ -84,10 +85,10 @@ static void load_segments(struct cpu *cpu, const struct vmcs *vmcs)
 
 	for (unsigned s = 0; s < SEG_COUNT; s++)
 		cpu->seg[s] = (struct segment){
-			.base = f[SEGMENT_FIELD(VMCS_GUEST_ES_BASE, s)],
-			.limit = f[SEGMENT_FIELD(VMCS_GUEST_ES_LIMIT, s)],
-			.rights = f[SEGMENT_FIELD(VMCS_GUEST_ES_ACCESS_RIGHTS, s)],
-			.selector = f[SEGMENT_FIELD(VMCS_GUEST_ES_SELECTOR, s)],
+		    .base = f[SEGMENT_FIELD(VMCS_GUEST_ES_BASE, s)],
+		    .limit = f[SEGMENT_FIELD(VMCS_GUEST_ES_LIMIT, s)],
+		    .rights = f[SEGMENT_FIELD(VMCS_GUEST_ES_ACCESS_RIGHTS, s)],
+		    .selector = f[SEGMENT_FIELD(VMCS_GUEST_ES_SELECTOR, s)],
 		};
 	/* The DPL of SS is the CPL even where SS is unusable; DS, ES and SS have 32-bit bases. */
 	cpu->cpl = RIGHTS_DPL(cpu->seg[SEG_SS].rights);
@@ -133,12 +134,12 @@ static void inject(struct cpu *cpu, struct vmx_runtime *rt, const struct vmcs *v
 		return;
 	}
 	cpu->event = (struct event){
-		.valid = true,
-		.injected = true,
-		.type = type,
-		.vector = vector,
-		.has_error = information & INTERRUPTION_ERROR_CODE,
-		.error = vmcs->f[VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE],
+	    .valid = true,
+	    .injected = true,
+	    .type = type,
+	    .vector = vector,
+	    .has_error = information & INTERRUPTION_ERROR_CODE,
+	    .error = vmcs->f[VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE],
 	};
 	if (type >= EVENT_SOFT_INT)
 		cpu->event.insn_length = vmcs->f[VMCS_VM_ENTRY_INSTRUCTION_LENGTH];
@@ -148,8 +149,9 @@ static void inject(struct cpu *cpu, struct vmx_runtime *rt, const struct vmcs *v
 }
 
 /*
- * Translations of this (EPTP, VPID) made under other paging bits cannot serve. The hypervisor may change CR0, CR4
- * and EFER of a guest by VMWRITE, which real processors cope with because they check permissions at each use.
+ * Translations of this (EPTP, VPID) made under other paging bits cannot serve. The hypervisor may change CR0,
+ * CR4 and EFER of a guest by VMWRITE, which real processors cope with because they check permissions at each
+ * use.
  */
 static void settle_paging(struct cpu *cpu, struct vmx_runtime *rt, uint32_t bits)
 {
@@ -173,8 +175,8 @@ static void enter_address_space(struct cpu *cpu, struct vmx_runtime *rt, const s
 	rt->ept_dirty = eptp & EPTP_ACCESSED_DIRTY;
 	cpu->nested_paging = ept;
 	cpu->eptp = eptp & PAGE_MASK;
-	cpu->apic_access_page = rt->secondary & CPU2_VIRTUALIZE_APIC_ACCESSES ?
-					vmcs->f[VMCS_APIC_ACCESS_ADDRESS] & PAGE_MASK : 0;
+	cpu->apic_access_page =
+	    rt->secondary & CPU2_VIRTUALIZE_APIC_ACCESSES ? vmcs->f[VMCS_APIC_ACCESS_ADDRESS] & PAGE_MASK : 0;
 	if (rt->secondary & CPU2_ENABLE_VPID) {
 		cpu->vpid = vmcs->f[VMCS_VPID];
 	} else {
@@ -200,7 +202,8 @@ static void find_virtual_apic(struct cpu *cpu, struct vmx_runtime *rt, const str
 {
 	rt->virtual_apic = NULL;
 	if (rt->primary & CPU_USE_TPR_SHADOW)
-		rt->virtual_apic = guest_memory_host(cpu->memory, GPA(vmcs->f[VMCS_VIRTUAL_APIC_ADDRESS]), PAGE_SIZE);
+		rt->virtual_apic =
+		    guest_memory_host(cpu->memory, GPA(vmcs->f[VMCS_VIRTUAL_APIC_ADDRESS]), PAGE_SIZE);
 }
 
 _Noreturn void vmx_enter(struct cpu *cpu, bool launch)
@@ -240,7 +243,7 @@ _Noreturn void vmx_enter(struct cpu *cpu, bool launch)
 
 	if (vmcs->f[VMCS_VM_ENTRY_MSR_LOAD_COUNT]) {
 		failed_msr = vmx_load_msrs(cpu, vmcs->f[VMCS_VM_ENTRY_MSR_LOAD_ADDRESS],
-					   vmcs->f[VMCS_VM_ENTRY_MSR_LOAD_COUNT]);
+		                           vmcs->f[VMCS_VM_ENTRY_MSR_LOAD_COUNT]);
 		if (unlikely(failed_msr))
 			vmx_fail_entry(cpu, EXIT_REASON_ENTRY_MSR_LOADING, failed_msr);
 	}

@@ -1,22 +1,22 @@
 /*
- * EPT: guest-physical to L1-physical (SDM, The Extended Page Table Mechanism). Four levels, 4 KiB, 2 MiB and 1 GiB
- * pages, execute-only pages, accessed and dirty flags.
+ * EPT: guest-physical to L1-physical (SDM, The Extended Page Table Mechanism). Four levels, 4 KiB, 2 MiB and
+ * 1 GiB pages, execute-only pages, accessed and dirty flags.
  *
  * Callers are page walks that miss the TLB, so a small cache of finished translations serves the guest's own
- * paging structures. It holds what the SDM calls guest-physical mappings and lives by their rules: it only ever
- * grants, INVEPT empties it, and an EPT violation drops the address that it is about.
+ * paging structures. It holds what the SDM calls guest-physical mappings and lives by their rules: it only
+ * ever grants, INVEPT empties it, and an EPT violation drops the address that it is about.
  */
 #include "engine/soft/vmx/vmx_local.h"
 
-#define EPT_R     (1u << 0)
-#define EPT_W     (1u << 1)
-#define EPT_X     (1u << 2)
-#define EPT_RWX   7u
-#define EPT_LARGE (1u << 7)
-#define EPT_A     (1u << 8)
-#define EPT_D     (1u << 9)
+#define EPT_R              (1u << 0)
+#define EPT_W              (1u << 1)
+#define EPT_X              (1u << 2)
+#define EPT_RWX            7u
+#define EPT_LARGE          (1u << 7)
+#define EPT_A              (1u << 8)
+#define EPT_D              (1u << 9)
 #define EPT_MEMORY_TYPE(e) (((e) >> 3) & 7)
-#define EPT_ADDRESS 0x000ffffffffff000ull
+#define EPT_ADDRESS        0x000ffffffffff000ull
 
 /* Exit qualification of EPT violations. */
 #define VIOLATION_READ          (1u << 0)
@@ -37,9 +37,9 @@
 enum walk_result { WALK_MAPPED, WALK_NOT_PRESENT, WALK_MISCONFIGURED };
 
 struct ept_walk {
-	uint64_t l1_gpa;    /* of the byte */
-	uint32_t rights;    /* EPT_R, EPT_W, EPT_X of the whole path */
-	unsigned depth;     /* entries used */
+	uint64_t l1_gpa; /* of the byte */
+	uint32_t rights; /* EPT_R, EPT_W, EPT_X of the whole path */
+	unsigned depth;  /* entries used */
 	uint64_t entry[4], entry_gpa[4];
 };
 
@@ -133,7 +133,7 @@ void vmx_ept_cache_flush(struct cpu *cpu)
 }
 
 static _Noreturn void exit_violation(struct cpu *cpu, uint64_t l2_gpa, const struct nested_access *access,
-				     uint32_t attempted, uint32_t rights)
+                                     uint32_t attempted, uint32_t rights)
 {
 	uint64_t qualification = attempted | rights << VIOLATION_RIGHTS_SHIFT;
 	bool advanced = cpu->vmx->cap.ept_vpid & EPT_VPID_CAP_ADVANCED_INFORMATION;
@@ -144,31 +144,32 @@ static _Noreturn void exit_violation(struct cpu *cpu, uint64_t l2_gpa, const str
 			qualification |= VIOLATION_LINEAR;
 			if (advanced)
 				qualification |= (access->user_page ? VIOLATION_USER : 0) |
-						 (access->writable_page ? VIOLATION_WRITABLE : 0) |
-						 (access->nx_page ? VIOLATION_NX : 0);
+				                 (access->writable_page ? VIOLATION_WRITABLE : 0) |
+				                 (access->nx_page ? VIOLATION_NX : 0);
 		}
 	}
 	if (vmx_iret_unblocks(cpu))
 		qualification |= VIOLATION_NMI_UNBLOCKED;
 	vmx_exit_full(cpu, &(struct vmx_exit_record){
-				   .reason = EXIT_REASON_EPT_VIOLATION,
-				   .qualification = qualification,
-				   .guest_physical = l2_gpa,
-				   .guest_linear = access->linear_valid ? access->gla.v : 0,
-			   });
+	                       .reason = EXIT_REASON_EPT_VIOLATION,
+	                       .qualification = qualification,
+	                       .guest_physical = l2_gpa,
+	                       .guest_linear = access->linear_valid ? access->gla.v : 0,
+	                   });
 }
 
 /* No instruction length is due, but hypervisors under no hypervisor trust it for MMIO. */
 static _Noreturn void exit_misconfiguration(struct cpu *cpu, uint64_t l2_gpa)
 {
 	vmx_exit_full(cpu, &(struct vmx_exit_record){
-				   .reason = EXIT_REASON_EPT_MISCONFIGURATION,
-				   .instruction_length = cpu->delivering.valid ? 0 : insn_length_at_rip(cpu),
-				   .guest_physical = l2_gpa,
-			   });
+	                       .reason = EXIT_REASON_EPT_MISCONFIGURATION,
+	                       .instruction_length = cpu->delivering.valid ? 0 : insn_length_at_rip(cpu),
+	                       .guest_physical = l2_gpa,
+	                   });
 }
 
-void vmx_translate(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *access, struct nested_mapping *mapping)
+void vmx_translate(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *access,
+                   struct nested_mapping *mapping)
 {
 	struct vmx_runtime *rt = vmx_runtime(cpu);
 	uint64_t eptp = running(cpu, VMCS_EPT_POINTER);
@@ -195,18 +196,19 @@ void vmx_translate(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *ac
 	case WALK_NOT_PRESENT:
 		break;
 	case WALK_MAPPED:
-		/* A read that will be a write (of a paging-structure entry's flags) needs both rights; W implies R. */
+		/* A read that will be a write (of a paging-structure entry's flags) needs both rights; W
+		 * implies R. */
 		if (walk.rights & needed)
 			goto mapped;
 		break;
 	}
 	cached->tag = 0;
 	exit_violation(cpu, l2_gpa.v, access,
-		       access->is_walk && write ? VIOLATION_READ | VIOLATION_WRITE :
-		       write			? VIOLATION_WRITE :
-		       needed == EPT_X		? VIOLATION_FETCH :
-						  VIOLATION_READ,
-		       walk.rights & EPT_RWX);
+	               access->is_walk && write ? VIOLATION_READ | VIOLATION_WRITE
+	               : write                  ? VIOLATION_WRITE
+	               : needed == EPT_X        ? VIOLATION_FETCH
+	                                        : VIOLATION_READ,
+	               walk.rights & EPT_RWX);
 
 mapped:
 	if (rt->ept_dirty)
@@ -217,9 +219,10 @@ mapped:
 	mapping->executable = walk.rights & EPT_X;
 	mapping->apic_access = cpu->apic_access_page && mapping->l1_gpa.v == cpu->apic_access_page;
 	*cached = (struct ept_cache_entry){
-		.tag = (l2_gpa.v & PAGE_MASK) | TAG_VALID | (walk.rights & EPT_RWX) | (writable ? TAG_WRITABLE : 0),
-		.l1_gpa = mapping->l1_gpa.v,
-		.eptp = eptp,
+	    .tag =
+	        (l2_gpa.v & PAGE_MASK) | TAG_VALID | (walk.rights & EPT_RWX) | (writable ? TAG_WRITABLE : 0),
+	    .l1_gpa = mapping->l1_gpa.v,
+	    .eptp = eptp,
 	};
 }
 

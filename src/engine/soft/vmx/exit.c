@@ -1,7 +1,7 @@
 /*
- * VM exit (SDM, VM Exits): records why, saves guest state, stores MSRs, loads host state, loads MSRs. A VM-entry
- * failure after the checks on controls shares the second half. Everything ends in cpu_leave(), in root
- * operation.
+ * VM exit (SDM, VM Exits): records why, saves guest state, stores MSRs, loads host state, loads MSRs. A
+ * VM-entry failure after the checks on controls shares the second half. Everything ends in cpu_leave(), in
+ * root operation.
  */
 #include "engine/soft/vmx/vmx_local.h"
 
@@ -16,9 +16,9 @@
 #define HOST_DR7         0x400
 
 /* SDM, VMX Aborts: the indicator's values. */
-#define ABORT_SAVING_MSRS   1
-#define ABORT_HOST_PDPTES   2
-#define ABORT_LOADING_MSRS  4
+#define ABORT_SAVING_MSRS  1
+#define ABORT_HOST_PDPTES  2
+#define ABORT_LOADING_MSRS 4
 
 /* Back to root operation: the address space and everything that non-root operation had switched on. */
 static void leave_nonroot(struct cpu *cpu)
@@ -73,7 +73,8 @@ static void load_host_control_registers(struct cpu *cpu, const struct vmx_runtim
 	if (rt->exit & EXIT_LOAD_IA32_EFER)
 		cpu->efer = f[VMCS_HOST_IA32_EFER];
 	else
-		cpu->efer = (cpu->efer & ~(uint64_t)(EFER_LMA | EFER_LME)) | (long_mode ? EFER_LMA | EFER_LME : 0);
+		cpu->efer =
+		    (cpu->efer & ~(uint64_t)(EFER_LMA | EFER_LME)) | (long_mode ? EFER_LMA | EFER_LME : 0);
 	if (rt->exit & EXIT_LOAD_IA32_PAT)
 		cpu->msr.pat = f[VMCS_HOST_IA32_PAT];
 	if (rt->exit & EXIT_LOAD_IA32_PERF_GLOBAL_CTRL)
@@ -83,10 +84,10 @@ static void load_host_control_registers(struct cpu *cpu, const struct vmx_runtim
 static void load_host_data_segment(struct cpu *cpu, unsigned s, uint16_t selector, uint64_t base)
 {
 	cpu->seg[s] = (struct segment){
-		.selector = selector,
-		.base = base,
-		.limit = 0xffffffff,
-		.rights = selector ? HOST_DATA_RIGHTS : HOST_DATA_RIGHTS | RIGHTS_UNUSABLE,
+	    .selector = selector,
+	    .base = base,
+	    .limit = 0xffffffff,
+	    .rights = selector ? HOST_DATA_RIGHTS : HOST_DATA_RIGHTS | RIGHTS_UNUSABLE,
 	};
 }
 
@@ -94,9 +95,9 @@ static void load_host_data_segment(struct cpu *cpu, unsigned s, uint16_t selecto
 static void load_host_segments(struct cpu *cpu, const struct vmx_runtime *rt, const uint64_t *f)
 {
 	cpu->seg[SEG_CS] = (struct segment){
-		.selector = f[VMCS_HOST_CS_SELECTOR],
-		.limit = 0xffffffff,
-		.rights = HOST_CS_RIGHTS | (rt->exit & EXIT_HOST_ADDRESS_SPACE_SIZE ? RIGHTS_L : RIGHTS_DB),
+	    .selector = f[VMCS_HOST_CS_SELECTOR],
+	    .limit = 0xffffffff,
+	    .rights = HOST_CS_RIGHTS | (rt->exit & EXIT_HOST_ADDRESS_SPACE_SIZE ? RIGHTS_L : RIGHTS_DB),
 	};
 	load_host_data_segment(cpu, SEG_ES, f[VMCS_HOST_ES_SELECTOR], 0);
 	load_host_data_segment(cpu, SEG_SS, f[VMCS_HOST_SS_SELECTOR], 0);
@@ -104,10 +105,10 @@ static void load_host_segments(struct cpu *cpu, const struct vmx_runtime *rt, co
 	load_host_data_segment(cpu, SEG_FS, f[VMCS_HOST_FS_SELECTOR], f[VMCS_HOST_FS_BASE]);
 	load_host_data_segment(cpu, SEG_GS, f[VMCS_HOST_GS_SELECTOR], f[VMCS_HOST_GS_BASE]);
 	cpu->seg[SEG_TR] = (struct segment){
-		.selector = f[VMCS_HOST_TR_SELECTOR],
-		.base = f[VMCS_HOST_TR_BASE],
-		.limit = HOST_TR_LIMIT,
-		.rights = HOST_TR_RIGHTS,
+	    .selector = f[VMCS_HOST_TR_SELECTOR],
+	    .base = f[VMCS_HOST_TR_BASE],
+	    .limit = HOST_TR_LIMIT,
+	    .rights = HOST_TR_RIGHTS,
 	};
 	cpu->seg[SEG_LDTR] = (struct segment){.rights = RIGHTS_UNUSABLE};
 	cpu->gdtr = (struct descriptor_table){f[VMCS_HOST_GDTR_BASE], HOST_DT_LIMIT};
@@ -177,7 +178,7 @@ static void save_control_registers(struct cpu *cpu, const struct vmx_runtime *rt
 		f[VMCS_GUEST_IA32_EFER] = cpu->efer;
 	/* IA32_VMX_MISC[5]: exits store LMA into the control, so that the next entry is to the same mode. */
 	f[VMCS_VM_ENTRY_CONTROLS] = (f[VMCS_VM_ENTRY_CONTROLS] & ~(uint64_t)ENTRY_IA32E_MODE_GUEST) |
-				    (cpu->efer & EFER_LMA ? ENTRY_IA32E_MODE_GUEST : 0);
+	                            (cpu->efer & EFER_LMA ? ENTRY_IA32E_MODE_GUEST : 0);
 	if (cpu->nested_paging && vmx_pae_paging(cpu->cr0, cpu->cr4, cpu->efer))
 		for (unsigned i = 0; i < 4; i++)
 			f[VMCS_GUEST_PDPTE0 + i] = cpu->pdpte[i];
@@ -210,7 +211,8 @@ static bool saves_rf(const struct cpu *cpu, const struct vmx_exit_record *record
 {
 	switch (record->reason) {
 	case EXIT_REASON_EXCEPTION_OR_NMI:
-		return INTERRUPTION_TYPE(record->interruption_info) == EVENT_EXCEPTION && !record->caused_by_db;
+		return INTERRUPTION_TYPE(record->interruption_info) == EVENT_EXCEPTION &&
+		       !record->caused_by_db;
 	case EXIT_REASON_EPT_VIOLATION:
 	case EXIT_REASON_EPT_MISCONFIGURATION:
 	case EXIT_REASON_APIC_ACCESS:
@@ -256,8 +258,8 @@ static void save_guest_state(struct cpu *cpu, struct vmcs *vmcs, const struct vm
 	f[VMCS_GUEST_RIP] = cpu->rip;
 	f[VMCS_GUEST_RFLAGS] = cpu_rflags(cpu) | (saves_rf(cpu, record) ? FLAG_RF : 0);
 	f[VMCS_GUEST_ACTIVITY_STATE] = cpu->activity;
-	f[VMCS_GUEST_INTERRUPTIBILITY_STATE] = (cpu->shadow & (SHADOW_STI | SHADOW_MOVSS)) |
-					       (cpu->nmi_blocked ? INTERRUPTIBILITY_NMI : 0);
+	f[VMCS_GUEST_INTERRUPTIBILITY_STATE] =
+	    (cpu->shadow & (SHADOW_STI | SHADOW_MOVSS)) | (cpu->nmi_blocked ? INTERRUPTIBILITY_NMI : 0);
 	f[VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS] = pending_debug_exceptions(cpu, record);
 	timer = vmx_events_left(cpu);
 	if (rt->exit & EXIT_SAVE_PREEMPTION_TIMER)
@@ -280,10 +282,9 @@ static void record_exit(struct cpu *cpu, struct vmcs *vmcs, const struct vmx_exi
 	f[VMCS_GUEST_PHYSICAL_ADDRESS] = record->guest_physical;
 	f[VMCS_IDT_VECTORING_INFORMATION] = 0;
 	if (vectoring->valid && !record->clear_vectoring) {
-		f[VMCS_IDT_VECTORING_INFORMATION] =
-			INTERRUPTION_VALID | vectoring->vector |
-			(uint32_t)vectoring->type << INTERRUPTION_TYPE_SHIFT |
-			(vectoring->has_error ? INTERRUPTION_ERROR_CODE : 0);
+		f[VMCS_IDT_VECTORING_INFORMATION] = INTERRUPTION_VALID | vectoring->vector |
+		                                    (uint32_t)vectoring->type << INTERRUPTION_TYPE_SHIFT |
+		                                    (vectoring->has_error ? INTERRUPTION_ERROR_CODE : 0);
 		f[VMCS_IDT_VECTORING_ERROR_CODE] = vectoring->has_error ? vectoring->error : 0;
 		if (vectoring->type >= EVENT_SOFT_INT)
 			f[VMCS_VM_EXIT_INSTRUCTION_LENGTH] = vectoring->insn_length;
@@ -291,7 +292,8 @@ static void record_exit(struct cpu *cpu, struct vmcs *vmcs, const struct vmx_exi
 	f[VMCS_VM_ENTRY_INTERRUPTION_INFORMATION] &= ~(uint64_t)INTERRUPTION_VALID;
 }
 
-/* NMIs after the exit: blocked by the NMI that exits, else as they were; virtual-NMI blocking blocked none. */
+/* NMIs after the exit: blocked by the NMI that exits, else as they were; virtual-NMI blocking blocked none.
+ */
 static void settle_nmi_blocking(struct cpu *cpu, const struct vmx_exit_record *record)
 {
 	if (record->reason == EXIT_REASON_EXCEPTION_OR_NMI &&
@@ -301,8 +303,8 @@ static void settle_nmi_blocking(struct cpu *cpu, const struct vmx_exit_record *r
 		cpu->nmi_blocked = false;
 }
 
-/* The guest has changed its paging bits itself, so what its translations were made under is no longer what the
- * tag says. */
+/* The guest has changed its paging bits itself, so what its translations were made under is no longer what
+ * the tag says. */
 static void forget_paging(struct cpu *cpu)
 {
 	struct vmx_runtime *rt = vmx_runtime(cpu);
@@ -325,7 +327,8 @@ _Noreturn void vmx_exit_full(struct cpu *cpu, const struct vmx_exit_record *reco
 	forget_paging(cpu);
 	leave_nonroot(cpu);
 	if (unlikely(vmcs->f[VMCS_VM_EXIT_MSR_STORE_COUNT]) &&
-	    !vmx_store_msrs(cpu, vmcs->f[VMCS_VM_EXIT_MSR_STORE_ADDRESS], vmcs->f[VMCS_VM_EXIT_MSR_STORE_COUNT]))
+	    !vmx_store_msrs(cpu, vmcs->f[VMCS_VM_EXIT_MSR_STORE_ADDRESS],
+	                    vmcs->f[VMCS_VM_EXIT_MSR_STORE_COUNT]))
 		abort_vmx(cpu, ABORT_SAVING_MSRS);
 	load_host_state(cpu, vmcs);
 }
@@ -335,14 +338,15 @@ _Noreturn void vmx_exit(struct cpu *cpu, uint32_t reason, uint64_t qualification
 	vmx_exit_full(cpu, &(struct vmx_exit_record){.reason = reason, .qualification = qualification});
 }
 
-_Noreturn void vmx_exit_instruction(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t information)
+_Noreturn void vmx_exit_instruction(struct cpu *cpu, uint32_t reason, uint64_t qualification,
+                                    uint32_t information)
 {
 	vmx_exit_full(cpu, &(struct vmx_exit_record){
-				   .reason = reason,
-				   .qualification = qualification,
-				   .instruction_length = (cpu->next_rip - cpu->rip) & 0xf,
-				   .instruction_info = information,
-			   });
+	                       .reason = reason,
+	                       .qualification = qualification,
+	                       .instruction_length = (cpu->next_rip - cpu->rip) & 0xf,
+	                       .instruction_info = information,
+	                   });
 }
 
 _Noreturn void vmx_fail_entry(struct cpu *cpu, uint32_t reason, uint64_t qualification)
@@ -355,7 +359,7 @@ _Noreturn void vmx_fail_entry(struct cpu *cpu, uint32_t reason, uint64_t qualifi
 	if (unlikely(cpu->trace & ENGINE_TRACE_VMX)) {
 		fpu_stash(cpu);
 		cpu_trace(cpu, "VM entry failed: %s, qualification %llu", vmx_exit_reason_name(reason),
-			  (unsigned long long)qualification);
+		          (unsigned long long)qualification);
 		if (reason == EXIT_REASON_ENTRY_INVALID_GUEST_STATE && vmx->failed_rule)
 			vmx_explain_rule(cpu, vmcs, vmx->failed_rule);
 	}

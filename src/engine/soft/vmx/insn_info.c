@@ -1,6 +1,7 @@
 /*
- * The VM-exit instruction-information field (SDM, VM-Exit Instruction Identification), and what must be known of the
- * instruction at rip when the exit comes from the memory system: whether it is IRET, and how long it is.
+ * The VM-exit instruction-information field (SDM, VM-Exit Instruction Identification), and what must be known
+ * of the instruction at rip when the exit comes from the memory system: whether it is IRET, and how long it
+ * is.
  */
 #include "engine/soft/vmx/vmx_local.h"
 
@@ -122,7 +123,15 @@ static int skip_prefixes(struct cpu *cpu, struct cursor *c)
 		case 0x67:
 			c->address16 = !c->code64 && (cpu->mode & MODE_CODE32);
 			break;
-		case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0xf0: case 0xf2: case 0xf3:
+		case 0x26:
+		case 0x2e:
+		case 0x36:
+		case 0x3e:
+		case 0x64:
+		case 0x65:
+		case 0xf0:
+		case 0xf2:
+		case 0xf3:
 			break;
 		default:
 			if (c->code64 && (byte & 0xf0) == 0x40) {
@@ -169,8 +178,19 @@ static bool one_byte_has_modrm(unsigned op)
 	if (op < 0x40)
 		return (op & 7) < 4;
 	switch (op) {
-	case 0x63: case 0x69: case 0x6b: case 0xc0: case 0xc1: case 0xc4: case 0xc5: case 0xc6: case 0xc7:
-	case 0xf6: case 0xf7: case 0xfe: case 0xff:
+	case 0x63:
+	case 0x69:
+	case 0x6b:
+	case 0xc0:
+	case 0xc1:
+	case 0xc4:
+	case 0xc5:
+	case 0xc6:
+	case 0xc7:
+	case 0xf6:
+	case 0xf7:
+	case 0xfe:
+	case 0xff:
 		return true;
 	default:
 		return (op >= 0x80 && op <= 0x8f) || (op >= 0xd0 && op <= 0xd3) || (op >= 0xd8 && op <= 0xdf);
@@ -186,16 +206,38 @@ static unsigned one_byte_immediate(const struct cursor *c, unsigned op, unsigned
 	if (op < 0x40)
 		return (op & 7) == 4 ? 1 : (op & 7) == 5 ? z : 0;
 	switch (op) {
-	case 0x68: case 0x69: case 0x81: case 0xa9: case 0xc7: case 0xe8: case 0xe9:
+	case 0x68:
+	case 0x69:
+	case 0x81:
+	case 0xa9:
+	case 0xc7:
+	case 0xe8:
+	case 0xe9:
 		return z;
-	case 0x6a: case 0x6b: case 0x80: case 0x82: case 0x83: case 0xa8: case 0xc0: case 0xc1: case 0xc6: case 0xcd:
-	case 0xd4: case 0xd5: case 0xeb:
+	case 0x6a:
+	case 0x6b:
+	case 0x80:
+	case 0x82:
+	case 0x83:
+	case 0xa8:
+	case 0xc0:
+	case 0xc1:
+	case 0xc6:
+	case 0xcd:
+	case 0xd4:
+	case 0xd5:
+	case 0xeb:
 		return 1;
-	case 0x9a: case 0xea:
+	case 0x9a:
+	case 0xea:
 		return z + 2;
-	case 0xa0: case 0xa1: case 0xa2: case 0xa3:
+	case 0xa0:
+	case 0xa1:
+	case 0xa2:
+	case 0xa3:
 		return c->address16 ? 2 : c->code64 ? 8 : 4;
-	case 0xc2: case 0xca:
+	case 0xc2:
+	case 0xca:
 		return 2;
 	case 0xc8:
 		return 3;
@@ -216,9 +258,9 @@ static unsigned one_byte_immediate(const struct cursor *c, unsigned op, unsigned
 
 static bool two_byte_has_modrm(unsigned op)
 {
-	return !((op >= 0x05 && op <= 0x09) || op == 0x0b || op == 0x0e || (op >= 0x30 && op <= 0x37) || op == 0x77 ||
-		 (op >= 0x80 && op <= 0x8f) || (op >= 0xa0 && op <= 0xa2) || (op >= 0xa8 && op <= 0xaa) ||
-		 (op >= 0xc8 && op <= 0xcf));
+	return !((op >= 0x05 && op <= 0x09) || op == 0x0b || op == 0x0e || (op >= 0x30 && op <= 0x37) ||
+	         op == 0x77 || (op >= 0x80 && op <= 0x8f) || (op >= 0xa0 && op <= 0xa2) ||
+	         (op >= 0xa8 && op <= 0xaa) || (op >= 0xc8 && op <= 0xcf));
 }
 
 static unsigned two_byte_immediate(const struct cursor *c, unsigned op)

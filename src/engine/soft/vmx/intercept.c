@@ -1,10 +1,11 @@
 /*
- * Instructions in VMX non-root operation (SDM, Instructions That Cause VM Exits; Changes to Instruction Behavior
- * in VMX Non-Root Operation): which exit, with what qualification and information, and how control registers look
- * through guest/host masks and read shadows. The table at the end is all that cpu/ sees of vmx/.
+ * Instructions in VMX non-root operation (SDM, Instructions That Cause VM Exits; Changes to Instruction
+ * Behavior in VMX Non-Root Operation): which exit, with what qualification and information, and how control
+ * registers look through guest/host masks and read shadows. The table at the end is all that cpu/ sees of
+ * vmx/.
  *
- * The caller has made the checks that come before a VM exit (SDM, Relative Priority of Faults and VM Exits): #UD by
- * mode, and privilege.
+ * The caller has made the checks that come before a VM exit (SDM, Relative Priority of Faults and VM Exits):
+ * #UD by mode, and privilege.
  */
 #include "engine/soft/vmx/vmx_local.h"
 
@@ -18,18 +19,18 @@ static unsigned length_of(const struct cpu *cpu, const struct insn *insn)
 }
 
 static _Noreturn void leave(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t information,
-			    const struct insn *insn)
+                            const struct insn *insn)
 {
 	vmx_exit_full(cpu, &(struct vmx_exit_record){
-				   .reason = reason,
-				   .qualification = qualification,
-				   .instruction_length = length_of(cpu, insn),
-				   .instruction_info = information,
-			   });
+	                       .reason = reason,
+	                       .qualification = qualification,
+	                       .instruction_length = length_of(cpu, insn),
+	                       .instruction_info = information,
+	                   });
 }
 
 static void leave_if(struct cpu *cpu, uint32_t control, uint32_t reason, uint64_t qualification,
-		     const struct insn *insn)
+                     const struct insn *insn)
 {
 	if (control)
 		leave(cpu, reason, qualification, 0, insn);
@@ -62,7 +63,8 @@ static void pause_loop(struct cpu *cpu, const struct insn *insn)
 	if (!rt->ple_last || now - rt->ple_last > running(cpu, VMCS_PLE_GAP))
 		rt->ple_first = now;
 	else
-		leave_if(cpu, now - rt->ple_first > running(cpu, VMCS_PLE_WINDOW), EXIT_REASON_PAUSE, 0, insn);
+		leave_if(cpu, now - rt->ple_first > running(cpu, VMCS_PLE_WINDOW), EXIT_REASON_PAUSE, 0,
+		         insn);
 	rt->ple_last = now;
 }
 
@@ -86,7 +88,8 @@ static bool io_exits(struct cpu *cpu, unsigned port, unsigned size)
 	if (port + size > 0x10000)
 		return true;
 	for (unsigned i = 0; i < size; i++) {
-		enum vmcs_field field = port + i < 0x8000 ? VMCS_IO_BITMAP_A_ADDRESS : VMCS_IO_BITMAP_B_ADDRESS;
+		enum vmcs_field field =
+		    port + i < 0x8000 ? VMCS_IO_BITMAP_A_ADDRESS : VMCS_IO_BITMAP_B_ADDRESS;
 
 		if (bitmap_bit(cpu, running(cpu, field), (port + i) & 0x7fff))
 			return true;
@@ -96,7 +99,8 @@ static bool io_exits(struct cpu *cpu, unsigned port, unsigned size)
 
 static void io(struct cpu *cpu, uint64_t qualification, const struct insn *insn)
 {
-	struct vmx_exit_record record = {.reason = EXIT_REASON_IO_INSTRUCTION, .qualification = qualification};
+	struct vmx_exit_record record = {.reason = EXIT_REASON_IO_INSTRUCTION,
+	                                 .qualification = qualification};
 
 	if (!io_exits(cpu, qualification >> 16 & 0xffff, (qualification & 7) + 1))
 		return;
@@ -145,7 +149,8 @@ static void xsaves(struct cpu *cpu, uint32_t reason, const struct insn *insn)
 	if (!(vmx_runtime(cpu)->secondary & CPU2_ENABLE_XSAVES))
 		cpu_raise(cpu, VECTOR_UD);
 	if (mask & cpu->msr.xss & running(cpu, VMCS_XSS_EXITING_BITMAP))
-		leave(cpu, reason, insn ? displacement(cpu, insn) : 0, insn ? insn_info_memory(insn) : 0, insn);
+		leave(cpu, reason, insn ? displacement(cpu, insn) : 0, insn ? insn_info_memory(insn) : 0,
+		      insn);
 }
 
 static void invpcid(struct cpu *cpu, const struct insn *insn)
@@ -196,7 +201,8 @@ static void instruction(struct cpu *cpu, enum intercept what, uint64_t info, con
 		invpcid(cpu, insn);
 		return;
 	case INTERCEPT_MWAIT:
-		leave_if(cpu, primary & CPU_MWAIT_EXITING, EXIT_REASON_MWAIT, cpu->monitor_address != 0, insn);
+		leave_if(cpu, primary & CPU_MWAIT_EXITING, EXIT_REASON_MWAIT, cpu->monitor_address != 0,
+		         insn);
 		return;
 	case INTERCEPT_MONITOR:
 		leave_if(cpu, primary & CPU_MONITOR_EXITING, EXIT_REASON_MONITOR, 0, insn);
@@ -249,11 +255,12 @@ static void instruction(struct cpu *cpu, enum intercept what, uint64_t info, con
 		leave_if(cpu, msr_exits(cpu, info, true), EXIT_REASON_WRMSR, 0, insn);
 		return;
 	case INTERCEPT_MOV_FROM_DR:
-		leave_if(cpu, primary & CPU_MOV_DR_EXITING, EXIT_REASON_MOV_DR, dr_qualification(info, true, insn), insn);
+		leave_if(cpu, primary & CPU_MOV_DR_EXITING, EXIT_REASON_MOV_DR,
+		         dr_qualification(info, true, insn), insn);
 		return;
 	case INTERCEPT_MOV_TO_DR:
-		leave_if(cpu, primary & CPU_MOV_DR_EXITING, EXIT_REASON_MOV_DR, dr_qualification(info, false, insn),
-			 insn);
+		leave_if(cpu, primary & CPU_MOV_DR_EXITING, EXIT_REASON_MOV_DR,
+		         dr_qualification(info, false, insn), insn);
 		return;
 	case INTERCEPT_IO:
 		io(cpu, info, insn);
@@ -266,12 +273,12 @@ static void instruction(struct cpu *cpu, enum intercept what, uint64_t info, con
 /* ---- control registers (SDM, Guest/Host Masks and Read Shadows for CR0 and CR4) ---- */
 
 static _Noreturn void leave_cr(struct cpu *cpu, unsigned cr, unsigned access, uint64_t source,
-			       const struct insn *insn)
+                               const struct insn *insn)
 {
 	struct vmx_exit_record record = {
-		.reason = EXIT_REASON_CR_ACCESS,
-		.qualification = cr | access << 4,
-		.instruction_length = length_of(cpu, insn),
+	    .reason = EXIT_REASON_CR_ACCESS,
+	    .qualification = cr | access << 4,
+	    .instruction_length = length_of(cpu, insn),
 	};
 
 	if (access <= CR_MOV_FROM && insn)
@@ -347,7 +354,8 @@ static bool is_cr3_target(struct cpu *cpu, uint64_t value)
 	return false;
 }
 
-static uint64_t write_cr(struct cpu *cpu, unsigned cr, unsigned access, uint64_t value, const struct insn *insn)
+static uint64_t write_cr(struct cpu *cpu, unsigned cr, unsigned access, uint64_t value,
+                         const struct insn *insn)
 {
 	uint32_t primary = vmx_runtime(cpu)->primary;
 
@@ -384,14 +392,14 @@ static uint64_t read_cr(struct cpu *cpu, unsigned cr, const struct insn *insn)
 	switch (cr) {
 	case 0:
 		return through_shadow(cpu->cr0, running(cpu, VMCS_CR0_GUEST_HOST_MASK),
-				      running(cpu, VMCS_CR0_READ_SHADOW));
+		                      running(cpu, VMCS_CR0_READ_SHADOW));
 	case 3:
 		if (primary & CPU_CR3_STORE_EXITING)
 			leave_cr(cpu, 3, CR_MOV_FROM, 0, insn);
 		return cpu->cr3;
 	case 4:
 		return through_shadow(cpu->cr4, running(cpu, VMCS_CR4_GUEST_HOST_MASK),
-				      running(cpu, VMCS_CR4_READ_SHADOW));
+		                      running(cpu, VMCS_CR4_READ_SHADOW));
 	default:
 		if (primary & CPU_CR8_STORE_EXITING)
 			leave_cr(cpu, 8, CR_MOV_FROM, 0, insn);
@@ -412,24 +420,24 @@ static uint64_t guest_tsc(struct cpu *cpu, uint64_t tsc)
 }
 
 const struct virt_hooks vmx_hooks = {
-	.instruction = instruction,
-	.write_cr = write_cr,
-	.read_cr = read_cr,
-	.event = vmx_event,
-	.external_interrupt = vmx_external_interrupt,
-	.triple_fault = vmx_triple_fault,
-	.init_signal = vmx_init_signal,
-	.sipi = vmx_sipi,
-	.poll_high = vmx_poll_high,
-	.poll_timer = vmx_poll_timer,
-	.poll_nmi_window = vmx_poll_nmi_window,
-	.poll_interrupt_window = vmx_poll_interrupt_window,
-	.wakeup = vmx_wakeup,
-	.translate = vmx_translate,
-	.probe = vmx_probe,
-	.apic_access = vmx_apic_access,
-	.read_msr = vmx_virtual_read_msr,
-	.write_msr = vmx_virtual_write_msr,
-	.guest_tsc = guest_tsc,
-	.iret = vmx_iret,
+    .instruction = instruction,
+    .write_cr = write_cr,
+    .read_cr = read_cr,
+    .event = vmx_event,
+    .external_interrupt = vmx_external_interrupt,
+    .triple_fault = vmx_triple_fault,
+    .init_signal = vmx_init_signal,
+    .sipi = vmx_sipi,
+    .poll_high = vmx_poll_high,
+    .poll_timer = vmx_poll_timer,
+    .poll_nmi_window = vmx_poll_nmi_window,
+    .poll_interrupt_window = vmx_poll_interrupt_window,
+    .wakeup = vmx_wakeup,
+    .translate = vmx_translate,
+    .probe = vmx_probe,
+    .apic_access = vmx_apic_access,
+    .read_msr = vmx_virtual_read_msr,
+    .write_msr = vmx_virtual_write_msr,
+    .guest_tsc = guest_tsc,
+    .iret = vmx_iret,
 };

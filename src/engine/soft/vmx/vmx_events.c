@@ -2,11 +2,13 @@
  * Events in VMX non-root operation: which of them exit, and the exits that nothing but a control causes at an
  * instruction boundary (windows, monitor trap flag, TPR threshold, preemption timer).
  *
- * NMIs. With virtual NMIs, cpu->nmi_blocked is virtual-NMI blocking: IRET ends it, and physical NMIs exit whether or
- * not it is in effect. Without them it is blocking of physical NMIs, which IRET ends only where NMIs do not exit.
+ * NMIs. With virtual NMIs, cpu->nmi_blocked is virtual-NMI blocking: IRET ends it, and physical NMIs exit
+ * whether or not it is in effect. Without them it is blocking of physical NMIs, which IRET ends only where
+ * NMIs do not exit.
  *
- * The preemption timer is not counted but compared: it ends when the TSC reaches rt->timer_end. Something must look
- * then: the machine's one-shot timer is armed for it, unless it is armed for an earlier time anyway.
+ * The preemption timer is not counted but compared: it ends when the TSC reaches rt->timer_end. Something
+ * must look then: the machine's one-shot timer is armed for it, unless it is armed for an earlier time
+ * anyway.
  */
 #include "engine/soft/vmx/vmx_local.h"
 
@@ -30,8 +32,8 @@ static bool timer_expired(struct cpu *cpu)
 	       timer_now(cpu) >= rt->timer_end;
 }
 
-/* Sees to it that the vCPU polls at virt_deadline_ns. A timer armed for an earlier time comes early, and then we
- * arm again. */
+/* Sees to it that the vCPU polls at virt_deadline_ns. A timer armed for an earlier time comes early, and then
+ * we arm again. */
 static void timer_arm(struct cpu *cpu)
 {
 	if (cpu->timer_armed_ns <= cpu->virt_deadline_ns && cpu->timer_armed_ns > cpu_now_ns(cpu))
@@ -71,8 +73,8 @@ void vmx_events_entered(struct cpu *cpu)
 	cpu->monitor_trap = rt->primary & CPU_MONITOR_TRAP_FLAG;
 	rt->ple_first = rt->ple_last = 0;
 	/* SDM, VM Exits Induced by the TPR Threshold: right after an entry that virtualizes APIC accesses. */
-	rt->tpr_exit = (rt->primary & CPU_USE_TPR_SHADOW) && (rt->secondary & CPU2_VIRTUALIZE_APIC_ACCESSES) &&
-		       vmx_tpr_below_threshold(cpu);
+	rt->tpr_exit = (rt->primary & CPU_USE_TPR_SHADOW) &&
+	               (rt->secondary & CPU2_VIRTUALIZE_APIC_ACCESSES) && vmx_tpr_below_threshold(cpu);
 	cpu->virt_deadline_ns = 0;
 	if (rt->pin & PIN_ACTIVATE_PREEMPTION_TIMER)
 		timer_start(cpu, running(cpu, VMCS_VMX_PREEMPTION_TIMER_VALUE));
@@ -100,7 +102,8 @@ bool vmx_iret_unblocks(struct cpu *cpu)
 {
 	uint32_t pin = vmx_runtime(cpu)->pin;
 
-	if (!cpu->nmi_blocked || cpu->delivering.valid || ((pin & PIN_NMI_EXITING) && !(pin & PIN_VIRTUAL_NMIS)))
+	if (!cpu->nmi_blocked || cpu->delivering.valid ||
+	    ((pin & PIN_NMI_EXITING) && !(pin & PIN_VIRTUAL_NMIS)))
 		return false;
 	if (!insn_is_iret_at_rip(cpu))
 		return false;
@@ -125,19 +128,19 @@ static _Noreturn void exit_nmi(struct cpu *cpu)
 {
 	cpu->nmi_pending = false;
 	vmx_exit_full(cpu, &(struct vmx_exit_record){
-				   .reason = EXIT_REASON_EXCEPTION_OR_NMI,
-				   .interruption_info = interruption(EVENT_NMI, VECTOR_NMI),
-			   });
+	                       .reason = EXIT_REASON_EXCEPTION_OR_NMI,
+	                       .interruption_info = interruption(EVENT_NMI, VECTOR_NMI),
+	                   });
 }
 
-/* SDM, Exceptions (Other Causes of VM Exits): the bitmap, and for page faults the error code's mask and match. */
+/* SDM, Exceptions (Other Causes of VM Exits): the bitmap, and for page faults the error code's mask and
+ * match. */
 static bool exception_exits(struct cpu *cpu, const struct event *event)
 {
 	bool bit = (running(cpu, VMCS_EXCEPTION_BITMAP) >> (event->vector & 31)) & 1;
 
-	if (event->vector == VECTOR_PF &&
-	    (event->error & running(cpu, VMCS_PAGE_FAULT_ERROR_CODE_MASK)) !=
-		    running(cpu, VMCS_PAGE_FAULT_ERROR_CODE_MATCH))
+	if (event->vector == VECTOR_PF && (event->error & running(cpu, VMCS_PAGE_FAULT_ERROR_CODE_MASK)) !=
+	                                      running(cpu, VMCS_PAGE_FAULT_ERROR_CODE_MATCH))
 		return !bit;
 	return bit;
 }
@@ -146,9 +149,9 @@ static _Noreturn void exit_exception(struct cpu *cpu, const struct event *event,
 {
 	bool debug = event->vector == VECTOR_DB && event->type != EVENT_SOFT_EXCEPTION;
 	struct vmx_exit_record record = {
-		.reason = EXIT_REASON_EXCEPTION_OR_NMI,
-		.interruption_info = interruption(event->type, event->vector),
-		.caused_by_db = debug,
+	    .reason = EXIT_REASON_EXCEPTION_OR_NMI,
+	    .interruption_info = interruption(event->type, event->vector),
+	    .caused_by_db = debug,
 	};
 
 	if (event->has_error) {
@@ -180,7 +183,7 @@ void vmx_event(struct cpu *cpu, const struct event *event)
 	case EVENT_SOFT_EXCEPTION:
 		/* A debug trap is reported behind its instruction, so what stands at rip is not to blame. */
 		unblocked = event->type == EVENT_EXCEPTION && event->vector != VECTOR_DB &&
-			    event->vector != VECTOR_DF && vmx_iret_unblocks(cpu);
+		            event->vector != VECTOR_DF && vmx_iret_unblocks(cpu);
 		if (exception_exits(cpu, event))
 			exit_exception(cpu, event, unblocked);
 		return;
@@ -189,11 +192,13 @@ void vmx_event(struct cpu *cpu, const struct event *event)
 
 /* ---- interrupts ---- */
 
-/* External-interrupt exiting heeds neither RFLAGS.IF nor blocking by STI and MOV SS; the caller heeds neither. */
+/* External-interrupt exiting heeds neither RFLAGS.IF nor blocking by STI and MOV SS; the caller heeds
+ * neither. */
 static bool interrupt_exits(struct cpu *cpu)
 {
 	return (vmx_runtime(cpu)->pin & PIN_EXTERNAL_INTERRUPT_EXITING) &&
-	       (cpu->activity == ACTIVITY_ACTIVE || cpu->activity == ACTIVITY_HLT) && apic_pending_vector(cpu) >= 0;
+	       (cpu->activity == ACTIVITY_ACTIVE || cpu->activity == ACTIVITY_HLT) &&
+	       apic_pending_vector(cpu) >= 0;
 }
 
 static void exit_interrupt(struct cpu *cpu)
@@ -220,7 +225,8 @@ bool vmx_external_interrupt(struct cpu *cpu)
 
 _Noreturn void vmx_triple_fault(struct cpu *cpu)
 {
-	vmx_exit_full(cpu, &(struct vmx_exit_record){.reason = EXIT_REASON_TRIPLE_FAULT, .clear_vectoring = true});
+	vmx_exit_full(cpu,
+	              &(struct vmx_exit_record){.reason = EXIT_REASON_TRIPLE_FAULT, .clear_vectoring = true});
 }
 
 _Noreturn void vmx_init_signal(struct cpu *cpu)
@@ -291,6 +297,7 @@ void vmx_poll_interrupt_window(struct cpu *cpu)
 
 bool vmx_wakeup(struct cpu *cpu)
 {
-	return mtf_due(cpu) || vmx_runtime(cpu)->tpr_exit || timer_expired(cpu) || nmi_exits_although_blocked(cpu) ||
-	       nmi_window_open(cpu) || interrupt_window_open(cpu) || interrupt_exits(cpu);
+	return mtf_due(cpu) || vmx_runtime(cpu)->tpr_exit || timer_expired(cpu) ||
+	       nmi_exits_although_blocked(cpu) || nmi_window_open(cpu) || interrupt_window_open(cpu) ||
+	       interrupt_exits(cpu);
 }

@@ -35,20 +35,22 @@ struct paging_tag {
 
 /* Per-vCPU state of non-root operation; a member of struct vmx. Belongs to the vCPU's thread. */
 struct vmx_runtime {
-	/* The running VMCS's controls, fixed from entry to exit. Secondary ones read 0 where not activated. */
-	struct vmcs *vmcs;  /* borrowed from the VMCS cache; NULL in root operation */
+	/* The running VMCS's controls, fixed from entry to exit. Secondary ones read 0 where not activated.
+	 */
+	struct vmcs *vmcs; /* borrowed from the VMCS cache; NULL in root operation */
 	uint32_t pin, primary, secondary, entry, exit;
-	bool ept_dirty;     /* EPTP bit 6: accessed and dirty flags */
-	bool mtf_skip;      /* the boundary before the first instruction does not count for MTF */
-	bool mtf_now;       /* a pending MTF VM exit was injected */
-	bool tpr_exit;      /* TPR virtualization found the TPR below its threshold */
-	uint8_t *virtual_apic;  /* host address of the virtual-APIC page, NULL without TPR shadow or outside RAM */
-	uint64_t timer_end;     /* preemption timer: cpu_tsc() >> VMX_TIMER_SHIFT at which it reaches 0 */
+	bool ept_dirty; /* EPTP bit 6: accessed and dirty flags */
+	bool mtf_skip;  /* the boundary before the first instruction does not count for MTF */
+	bool mtf_now;   /* a pending MTF VM exit was injected */
+	bool tpr_exit;  /* TPR virtualization found the TPR below its threshold */
+	uint8_t
+	    *virtual_apic; /* host address of the virtual-APIC page, NULL without TPR shadow or outside RAM */
+	uint64_t timer_end; /* preemption timer: cpu_tsc() >> VMX_TIMER_SHIFT at which it reaches 0 */
 	uint64_t tsc_offset, tsc_multiplier; /* multiplier 0: no scaling */
 	uint64_t ple_first, ple_last;        /* PAUSE-loop exiting: TSC of the loop's first and last PAUSE */
-	uint32_t root_paging;   /* paging bits of root operation when it was left */
-	uint32_t guest_paging;  /* paging bits with which non-root operation was entered */
-	bool root_nmi_blocked;  /* blocking by NMI when root operation was left, for a failed entry */
+	uint32_t root_paging;                /* paging bits of root operation when it was left */
+	uint32_t guest_paging;               /* paging bits with which non-root operation was entered */
+	bool root_nmi_blocked; /* blocking by NMI when root operation was left, for a failed entry */
 	struct paging_tag paging_tag[PAGING_TAGS];
 	struct ept_cache_entry ept_cache[EPT_CACHE_SLOTS];
 };
@@ -59,8 +61,8 @@ struct vmx_runtime {
 /*
  * VM entry from the current VMCS, after the VMX instruction's own checks (CPL, current VMCS, MOV SS, launch
  * state): checks controls and host state (VMfailValid: flags and error number set, goes on at cpu->next_rip),
- * then guest state (failed entry: exit reason 33 in root operation), loads it, loads MSRs, injects. Sets the launch
- * state to launched where `launch` and the entry succeeded. Leaves in every case.
+ * then guest state (failed entry: exit reason 33 in root operation), loads it, loads MSRs, injects. Sets the
+ * launch state to launched where `launch` and the entry succeeded. Leaves in every case.
  */
 _Noreturn void vmx_enter(struct cpu *cpu, bool launch);
 
@@ -83,7 +85,8 @@ _Noreturn void vmx_exit(struct cpu *cpu, uint32_t reason, uint64_t qualification
 _Noreturn void vmx_exit_full(struct cpu *cpu, const struct vmx_exit_record *record);
 /* Of the instruction at cpu->rip, whose length is next_rip - rip. information: the VM-exit instruction
  * information, 0 where undefined. */
-_Noreturn void vmx_exit_instruction(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t information);
+_Noreturn void vmx_exit_instruction(struct cpu *cpu, uint32_t reason, uint64_t qualification,
+                                    uint32_t information);
 
 /* INVEPT was executed: forgets cached guest-physical translations (tlb_flush_ept does the combined ones). */
 void vmx_ept_cache_flush(struct cpu *cpu);
