@@ -1,7 +1,7 @@
 /*
- * ACPI fixed hardware: PM1a event and control blocks, the power management timer and an empty GPE block. ACPI mode
- * is always on. Rules: ACPI Specification, "PM1 Event Grouping", "PM1 Control Registers", "Power Management
- * Timer". Waking, sleep states other than S5 and buttons do not exist.
+ * ACPI fixed hardware: PM1a event and control blocks, the power management timer and an empty GPE block. ACPI
+ * mode is always on. Rules: ACPI Specification, "PM1 Event Grouping", "PM1 Control Registers", "Power
+ * Management Timer". Waking, sleep states other than S5 and buttons do not exist.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,13 +13,13 @@
 #define PM_TIMER_HZ 3579545u
 #define NS          1000000000u
 
-#define STATUS_TIMER 0x0001
-#define STATUS_BITS  0xcf31 /* those that exist: TMR, BM, GBL, PWRBTN, SLPBTN, RTC, PCIEXP_WAKE, WAK */
-#define ENABLE_BITS  0x4721
-#define CONTROL_SCI_EN 0x0001
-#define CONTROL_SLP_EN 0x2000
+#define STATUS_TIMER    0x0001
+#define STATUS_BITS     0xcf31 /* those that exist: TMR, BM, GBL, PWRBTN, SLPBTN, RTC, PCIEXP_WAKE, WAK */
+#define ENABLE_BITS     0x4721
+#define CONTROL_SCI_EN  0x0001
+#define CONTROL_SLP_EN  0x2000
 #define CONTROL_TYPE(v) ((unsigned)(v) >> 10 & 7)
-#define CONTROL_BITS 0x1c03 /* SLP_TYP, BM_RLD, SCI_EN */
+#define CONTROL_BITS    0x1c03 /* SLP_TYP, BM_RLD, SCI_EN */
 
 struct acpi_pm {
 	struct machine *machine;
@@ -134,8 +134,8 @@ static void pm_reset(void *state)
 	update(pm);
 }
 
-static const struct bus_ops pm_ops = { 4, pm_read, pm_write };
-static const struct bus_ops gpe_ops = { 4, gpe_read, NULL };
+static const struct bus_ops pm_ops = {4, pm_read, pm_write};
+static const struct bus_ops gpe_ops = {4, gpe_read, NULL};
 
 int acpi_pm_create(struct machine *machine)
 {
@@ -155,6 +155,7 @@ int acpi_pm_create(struct machine *machine)
 	if (!error)
 		error = bus_add(&machine->pio, PLATFORM_PM_BASE, 16, &pm_ops, pm, "acpi-pm");
 	if (!error)
-		error = bus_add(&machine->pio, PLATFORM_PM_GPE0, PLATFORM_PM_GPE0_LENGTH, &gpe_ops, pm, "acpi-gpe");
+		error = bus_add(&machine->pio, PLATFORM_PM_GPE0, PLATFORM_PM_GPE0_LENGTH, &gpe_ops, pm,
+		                "acpi-gpe");
 	return error;
 }

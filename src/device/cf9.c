@@ -1,6 +1,6 @@
 /*
- * Port CF9h, the reset control register of Intel chipsets (I/O Controller Hub data sheets, "RST_CNT"). The port
- * lies inside the PCI host's address register, which passes on what is meant for us.
+ * Port CF9h, the reset control register of Intel chipsets (I/O Controller Hub data sheets, "RST_CNT"). The
+ * port lies inside the PCI host's address register, which passes on what is meant for us.
  */
 #include "device/cf9.h"
 

@@ -7,7 +7,7 @@ static void debug_exit_write(void *state, uint64_t offset, unsigned size, uint64
 	machine_device_exit(state, (int)((value << 1 | 1) & 0xff));
 }
 
-static const struct bus_ops debug_exit_ops = { 4, NULL, debug_exit_write };
+static const struct bus_ops debug_exit_ops = {4, NULL, debug_exit_write};
 
 int debug_exit_create(struct machine *machine)
 {

@@ -4,11 +4,12 @@
 
 struct machine;
 
-/* Creates every device in order. Returns 0, or a negative errno with error_text(); what was created is then in
- * machine->device and freed with the machine. */
+/* Creates every device in order. Returns 0, or a negative errno with error_text(); what was created is then
+ * in machine->device and freed with the machine. */
 int devices_create(struct machine *machine);
 
-/* Each creates its device, claims its addresses and registers it. Return 0, or a negative errno, error_text(). */
+/* Each creates its device, claims its addresses and registers it. Return 0, or a negative errno,
+ * error_text(). */
 int pic_create(struct machine *machine);
 int ioapic_create(struct machine *machine);
 int pit_create(struct machine *machine);

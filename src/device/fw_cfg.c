@@ -19,11 +19,11 @@
 #define ID_DMA         2u
 
 /* The DMA control word's bits. */
-#define DMA_ERROR  0x01u
-#define DMA_READ   0x02u
-#define DMA_SKIP   0x04u
-#define DMA_SELECT 0x08u
-#define DMA_WRITE  0x10u
+#define DMA_ERROR     0x01u
+#define DMA_READ      0x02u
+#define DMA_SKIP      0x04u
+#define DMA_SELECT    0x08u
+#define DMA_WRITE     0x10u
 #define DMA_SIGNATURE UINT64_C(0x51454d5520434647) /* "QEMU CFG": what the DMA port reads as */
 
 /* In guest memory, big-endian. */
@@ -67,7 +67,7 @@ int fw_cfg_set(struct fw_cfg *fw_cfg, uint16_t key, const void *data, size_t siz
 	if (size)
 		memcpy(copy, data, size);
 	free(fw_cfg->item[key].data);
-	fw_cfg->item[key] = (struct item){ copy, size };
+	fw_cfg->item[key] = (struct item){copy, size};
 	return 0;
 }
 
@@ -94,7 +94,8 @@ static int publish_directory(struct fw_cfg *fw_cfg)
 
 	memcpy(directory, &count, 4);
 	memcpy(directory + 4, fw_cfg->file, fw_cfg->file_count * sizeof(fw_cfg->file[0]));
-	return fw_cfg_set(fw_cfg, FW_CFG_FILE_DIR, directory, 4 + fw_cfg->file_count * sizeof(fw_cfg->file[0]));
+	return fw_cfg_set(fw_cfg, FW_CFG_FILE_DIR, directory,
+	                  4 + fw_cfg->file_count * sizeof(fw_cfg->file[0]));
 }
 
 int fw_cfg_add_file(struct fw_cfg *fw_cfg, const char *name, const void *data, size_t size)
@@ -169,7 +170,7 @@ static bool dma_transfer(struct fw_cfg *fw_cfg, uint32_t control, uint64_t addre
 
 	if (control & DMA_READ) {
 		const struct guest_memory_slot *slot =
-			guest_memory_slot_of(&fw_cfg->machine->memory, GPA(address));
+		    guest_memory_slot_of(&fw_cfg->machine->memory, GPA(address));
 		uint8_t *to = guest_memory_host(&fw_cfg->machine->memory, GPA(address), length);
 
 		if (length && (!to || slot->read_only))
@@ -187,8 +188,8 @@ static bool dma_transfer(struct fw_cfg *fw_cfg, uint32_t control, uint64_t addre
 
 static void dma_run(struct fw_cfg *fw_cfg)
 {
-	uint8_t *place = guest_memory_host(&fw_cfg->machine->memory, GPA(fw_cfg->dma_address),
-					   sizeof(struct dma_command));
+	uint8_t *place =
+	    guest_memory_host(&fw_cfg->machine->memory, GPA(fw_cfg->dma_address), sizeof(struct dma_command));
 	struct dma_command command;
 	uint32_t control, result = 0;
 
@@ -200,7 +201,8 @@ static void dma_run(struct fw_cfg *fw_cfg)
 	if (control & DMA_SELECT)
 		select_item(fw_cfg, (uint16_t)(control >> 16));
 	if (control & (DMA_READ | DMA_WRITE | DMA_SKIP) &&
-	    !dma_transfer(fw_cfg, control, __builtin_bswap64(command.address), __builtin_bswap32(command.length)))
+	    !dma_transfer(fw_cfg, control, __builtin_bswap64(command.address),
+	                  __builtin_bswap32(command.length)))
 		result = __builtin_bswap32(DMA_ERROR);
 	memcpy(place, &result, sizeof(result));
 }
@@ -263,8 +265,8 @@ static int set_defaults(struct fw_cfg *fw_cfg)
 	return error ? error : publish_directory(fw_cfg);
 }
 
-static const struct bus_ops port_ops = { 2, port_read, port_write };
-static const struct bus_ops dma_ops = { 4, dma_read, dma_write };
+static const struct bus_ops port_ops = {2, port_read, port_write};
+static const struct bus_ops dma_ops = {4, dma_read, dma_write};
 
 int fw_cfg_create(struct machine *machine)
 {

@@ -34,8 +34,8 @@ enum fw_cfg_key {
 	FW_CFG_FILE_FIRST = 0x20,
 };
 
-/* Sets an item's contents (copied). key: below FW_CFG_FILE_FIRST. Returns 0, or a negative errno, error_text().
- * Call these before the machine runs. */
+/* Sets an item's contents (copied). key: below FW_CFG_FILE_FIRST. Returns 0, or a negative errno,
+ * error_text(). Call these before the machine runs. */
 int fw_cfg_set(struct fw_cfg *fw_cfg, uint16_t key, const void *data, size_t size);
 int fw_cfg_set_u16(struct fw_cfg *fw_cfg, uint16_t key, uint16_t value);
 int fw_cfg_set_u32(struct fw_cfg *fw_cfg, uint16_t key, uint32_t value);

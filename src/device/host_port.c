@@ -69,7 +69,7 @@ static bool write_all(struct host_port *port, const uint8_t *data, size_t size)
 		if (fd >= 0 && errno == EINTR)
 			continue;
 		if (fd >= 0 && errno == EAGAIN && port->kind == KIND_STDIO) {
-			struct pollfd wait = { .fd = fd, .events = POLLOUT };
+			struct pollfd wait = {.fd = fd, .events = POLLOUT};
 
 			poll(&wait, 1, -1);
 			continue;
@@ -83,7 +83,7 @@ static void *writer_thread(void *argument)
 {
 	struct host_port *port = argument;
 	uint8_t batch[8192];
-	const struct timespec gather = { 0, GATHER_NS };
+	const struct timespec gather = {0, GATHER_NS};
 
 	pthread_setname_np(pthread_self(), "nestor-serial");
 	pthread_mutex_lock(&port->lock);
@@ -201,8 +201,8 @@ static size_t filter_escapes(struct host_port *port, uint8_t *data, size_t size)
 		case 'h':
 		case '?':
 			say(port, "\r\nnestor: Ctrl-A x  leave\r\n"
-				  "        Ctrl-A h  this help\r\n"
-				  "        Ctrl-A Ctrl-A  send a Ctrl-A\r\n");
+			          "        Ctrl-A h  this help\r\n"
+			          "        Ctrl-A Ctrl-A  send a Ctrl-A\r\n");
 			break;
 		case ESCAPE:
 		case 'a':
@@ -327,7 +327,7 @@ static void on_connection(void *context, short revents)
 
 static int open_unix(struct host_port *port, const char *path)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 
 	if (strlen(path) >= sizeof(address.sun_path))
 		return error_set(ENAMETOOLONG, "%s: socket path too long: %s", port->name, path);
@@ -362,12 +362,12 @@ static int open_kind(struct host_port *port, const char *spec)
 		port->kind = KIND_UNIX;
 		return open_unix(port, spec + 5);
 	}
-	return error_set(EINVAL, "%s: unknown target '%s': give stdio, file:PATH, pty, unix:PATH or null", port->name,
-			 spec);
+	return error_set(EINVAL, "%s: unknown target '%s': give stdio, file:PATH, pty, unix:PATH or null",
+	                 port->name, spec);
 }
 
 int host_port_open(struct host_port **result, struct machine *machine, const char *spec, const char *name,
-		   void (*input)(void *context), void *context)
+                   void (*input)(void *context), void *context)
 {
 	struct host_port *port = calloc(1, sizeof(*port));
 	int error;

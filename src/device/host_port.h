@@ -14,11 +14,11 @@ struct machine;
 
 /*
  * Opens what spec names: "stdio", "file:PATH", "pty", "unix:PATH", "null". name: the device's, for messages.
- * input(context) is called under the machine lock when bytes have come in; it fetches them with host_port_get.
- * Returns 0, or a negative errno with error_text(). Owned by the caller.
+ * input(context) is called under the machine lock when bytes have come in; it fetches them with
+ * host_port_get. Returns 0, or a negative errno with error_text(). Owned by the caller.
  */
 int host_port_open(struct host_port **port, struct machine *machine, const char *spec, const char *name,
-		   void (*input)(void *context), void *context);
+                   void (*input)(void *context), void *context);
 /* Writes out what is buffered and closes. NULL is allowed. */
 void host_port_close(struct host_port *port);
 

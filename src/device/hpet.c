@@ -10,8 +10,8 @@
 #include "machine/machine.h"
 #include "util/error.h"
 
-#define TIMERS  3
-#define TICK_NS (PLATFORM_HPET_PERIOD_FS / 1000000u)
+#define TIMERS      3
+#define TICK_NS     (PLATFORM_HPET_PERIOD_FS / 1000000u)
 #define SHORTEST_NS 20000u /* between two interrupts of a periodic timer */
 
 #define REGISTER_CAPABILITY 0x000
@@ -23,15 +23,16 @@
 #define CONFIG_ENABLE UINT64_C(1)
 #define CONFIG_LEGACY UINT64_C(2)
 
-#define TIMER_LEVEL      (1u << 1)
-#define TIMER_ENABLE     (1u << 2)
-#define TIMER_PERIODIC   (1u << 3)
+#define TIMER_LEVEL            (1u << 1)
+#define TIMER_ENABLE           (1u << 2)
+#define TIMER_PERIODIC         (1u << 3)
 #define TIMER_PERIODIC_CAPABLE (1u << 4)
-#define TIMER_64_CAPABLE (1u << 5)
-#define TIMER_SET_VALUE  (1u << 6)
-#define TIMER_32         (1u << 8)
-#define TIMER_ROUTE(c)   ((unsigned)(c) >> 9 & 31)
-#define TIMER_WRITABLE   (TIMER_LEVEL | TIMER_ENABLE | TIMER_PERIODIC | TIMER_SET_VALUE | TIMER_32 | 31u << 9)
+#define TIMER_64_CAPABLE       (1u << 5)
+#define TIMER_SET_VALUE        (1u << 6)
+#define TIMER_32               (1u << 8)
+#define TIMER_ROUTE(c)         ((unsigned)(c) >> 9 & 31)
+#define TIMER_WRITABLE                                                                                        \
+	(TIMER_LEVEL | TIMER_ENABLE | TIMER_PERIODIC | TIMER_SET_VALUE | TIMER_32 | 31u << 9)
 
 #define ROUTES UINT32_C(0x00f00000) /* IOAPIC inputs 20-23 */
 
@@ -49,7 +50,7 @@ struct hpet_timer {
 struct hpet {
 	struct machine *machine;
 	uint64_t config, status;
-	uint64_t counter;  /* while stopped, or its value at start_ns */
+	uint64_t counter; /* while stopped, or its value at start_ns */
 	uint64_t start_ns;
 	struct hpet_timer timer[TIMERS];
 };
@@ -184,7 +185,8 @@ static void write_timer_config(struct hpet_timer *timer, uint32_t value)
 	arm(timer);
 }
 
-/* "Timer N Comparator Value Register": in periodic mode a write sets the period, and with VAL_SET the comparator. */
+/* "Timer N Comparator Value Register": in periodic mode a write sets the period, and with VAL_SET the
+ * comparator. */
 static void write_comparator(struct hpet_timer *timer, uint64_t value, unsigned shift, unsigned size)
 {
 	bool periodic = timer->config & TIMER_PERIODIC;
@@ -289,7 +291,7 @@ static void hpet_reset(void *state)
 	}
 }
 
-static const struct bus_ops hpet_ops = { 8, hpet_read, hpet_write };
+static const struct bus_ops hpet_ops = {8, hpet_read, hpet_write};
 
 int hpet_create(struct machine *machine)
 {

@@ -1,8 +1,9 @@
 /*
- * The 8042 keyboard controller with nothing plugged in: self-tests pass, ports answer "no device", A20 and the
- * reset pulse work. Rules: IBM PS/2 Hardware Interface Technical Reference, "Keyboard/Auxiliary Device
+ * The 8042 keyboard controller with nothing plugged in: self-tests pass, ports answer "no device", A20 and
+ * the reset pulse work. Rules: IBM PS/2 Hardware Interface Technical Reference, "Keyboard/Auxiliary Device
  * Controller". What is sent to an empty port comes back as FEh with the time-out bit, so that drivers need
- * not wait for their own time-outs; the auxiliary port's interface test fails, which means that there is none.
+ * not wait for their own time-outs; the auxiliary port's interface test fails, which means that there is
+ * none.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -170,7 +171,8 @@ static uint64_t status_read(void *state, uint64_t offset, unsigned size)
 	struct i8042 *kbc = state;
 
 	return STATUS_UNLOCKED | (kbc->config & STATUS_SYSTEM) | (kbc->full ? STATUS_OUTPUT_FULL : 0) |
-	       (kbc->full && kbc->from_aux ? STATUS_AUX : 0) | (kbc->full && kbc->timeout ? STATUS_TIMEOUT : 0) |
+	       (kbc->full && kbc->from_aux ? STATUS_AUX : 0) |
+	       (kbc->full && kbc->timeout ? STATUS_TIMEOUT : 0) |
 	       (kbc->last_was_command ? STATUS_COMMAND : 0);
 }
 
@@ -195,8 +197,8 @@ static void i8042_reset(void *state)
 	update(kbc);
 }
 
-static const struct bus_ops data_ops = { 1, data_read, data_write };
-static const struct bus_ops command_ops = { 1, status_read, command_write };
+static const struct bus_ops data_ops = {1, data_read, data_write};
+static const struct bus_ops command_ops = {1, status_read, command_write};
 
 int i8042_create(struct machine *machine)
 {

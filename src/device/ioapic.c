@@ -1,7 +1,7 @@
 /*
- * The I/O APIC: 24 inputs, each with a redirection table entry that turns it into an interrupt message. Rules:
- * Intel 82093AA data sheet ("I/O Redirection Table Registers"); version 20h with the EOI register of later
- * chipsets (I/O Controller Hub data sheets, "EOIR"). Messages leave in the format of an MSI.
+ * The I/O APIC: 24 inputs, each with a redirection table entry that turns it into an interrupt message.
+ * Rules: Intel 82093AA data sheet ("I/O Redirection Table Registers"); version 20h with the EOI register of
+ * later chipsets (I/O Controller Hub data sheets, "EOIR"). Messages leave in the format of an MSI.
  */
 #include "device/ioapic.h"
 
@@ -100,8 +100,8 @@ void ioapic_eoi(struct ioapic *ioapic, uint8_t vector)
 static void write_entry(struct ioapic *ioapic, unsigned pin, bool high, uint32_t value)
 {
 	uint64_t entry = ioapic->table[pin];
-	uint64_t merged = high ? (entry & 0xffffffffu) | (uint64_t)value << 32
-			       : (entry & ~UINT64_C(0xffffffff)) | value;
+	uint64_t merged =
+	    high ? (entry & 0xffffffffu) | (uint64_t)value << 32 : (entry & ~UINT64_C(0xffffffff)) | value;
 
 	entry = (merged & RTE_WRITABLE) | (entry & RTE_READ_ONLY);
 	/* Edge mode clears remote IRR; guests use that as an EOI. */
@@ -172,7 +172,7 @@ static void ioapic_reset(void *state)
 		ioapic->table[pin] = RTE_MASK;
 }
 
-static const struct bus_ops ioapic_ops = { 4, ioapic_read, ioapic_write };
+static const struct bus_ops ioapic_ops = {4, ioapic_read, ioapic_write};
 
 int ioapic_create(struct machine *machine)
 {

@@ -1,7 +1,7 @@
 /*
  * PCI configuration mechanism 1 (ports CF8h and CFCh) over a bus with nothing but its host bridge, so that a
- * guest that probes for PCI finds a sane, empty one. Rules: PCI Local Bus Specification 3.0, "Software Generation
- * of Configuration Transactions" and "Configuration Space Organization".
+ * guest that probes for PCI finds a sane, empty one. Rules: PCI Local Bus Specification 3.0, "Software
+ * Generation of Configuration Transactions" and "Configuration Space Organization".
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,8 +22,8 @@ struct pci_host {
 };
 
 /*
- * Only a doubleword reaches the address register. Narrower accesses pass it by and are plain port accesses, of
- * which CF9h is the reset control register.
+ * Only a doubleword reaches the address register. Narrower accesses pass it by and are plain port accesses,
+ * of which CF9h is the reset control register.
  */
 static uint64_t address_read(void *state, uint64_t offset, unsigned size)
 {
@@ -91,8 +91,8 @@ static void pci_host_reset(void *state)
 {
 	struct pci_host *host = state;
 	static const uint8_t header[] = {
-		0x86, 0x80, 0xc0, 0x29, /* 8086:29c0, the q35 host bridge: drivers expect nothing of it */
-		0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x06, /* class 06 00 00: host bridge */
+	    0x86, 0x80, 0xc0, 0x29, /* 8086:29c0, the q35 host bridge: drivers expect nothing of it */
+	    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x06, /* class 06 00 00: host bridge */
 	};
 
 	memset(host->config, 0, sizeof(host->config));
@@ -100,8 +100,8 @@ static void pci_host_reset(void *state)
 	host->address = 0;
 }
 
-static const struct bus_ops address_ops = { 4, address_read, address_write };
-static const struct bus_ops data_ops = { 4, data_read, data_write };
+static const struct bus_ops address_ops = {4, address_read, address_write};
+static const struct bus_ops data_ops = {4, data_read, data_write};
 
 int pci_host_create(struct machine *machine)
 {

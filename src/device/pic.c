@@ -1,8 +1,8 @@
 /*
  * Two 8259A as in a PC/AT: the slave's INT on the master's input 2, INTR on LINT0 of the first CPU, and the
- * edge/level control registers of PCI chipsets. Terms and rules: Intel 8259A data sheet ("Initialization Command
- * Words", "Operation Command Words", "Fully Nested Mode", "Special Mask Mode", "The Special Fully Nested Mode",
- * "Poll Command").
+ * edge/level control registers of PCI chipsets. Terms and rules: Intel 8259A data sheet ("Initialization
+ * Command Words", "Operation Command Words", "Fully Nested Mode", "Special Mask Mode", "The Special Fully
+ * Nested Mode", "Poll Command").
  */
 #include "device/pic.h"
 
@@ -30,12 +30,12 @@
 
 struct chip {
 	uint8_t irr, imr, isr;
-	uint8_t level;       /* the inputs' levels */
+	uint8_t level; /* the inputs' levels */
 	uint8_t elcr, elcr_mask;
 	uint8_t vector_base;
-	uint8_t lowest;      /* input with the lowest priority; 7 after initialization */
+	uint8_t lowest; /* input with the lowest priority; 7 after initialization */
 	uint8_t icw4;
-	uint8_t init_step;   /* 0: initialized, else the ICW expected next */
+	uint8_t init_step; /* 0: initialized, else the ICW expected next */
 	bool single, needs_icw4, level_triggered;
 	bool read_isr, poll, special_mask, rotate_on_aeoi;
 	bool output;
@@ -158,7 +158,8 @@ int pic_acknowledge(struct pic *pic)
 		else
 			slave_input = 7; /* spurious: no ISR bit */
 		vector = slave->vector_base + slave_input;
-		/* The cascade's edge is the slave's next request: without this a second one would not be seen. */
+		/* The cascade's edge is the slave's next request: without this a second one would not be
+		 * seen. */
 		set_input(master, CASCADE, false);
 	} else {
 		vector = master->vector_base + input;
@@ -348,15 +349,15 @@ static void pic_reset(void *state)
 		uint8_t level = i == 0 ? chip->level & (uint8_t)~(1u << CASCADE) : chip->level;
 
 		/* Uninitialized chips stay silent until ICW1 … ICW4. */
-		*chip = (struct chip){ .level = level, .lowest = 7, .imr = 0xff,
-				       .elcr_mask = i == 0 ? 0xf8 : 0xde };
+		*chip = (struct chip){
+		    .level = level, .lowest = 7, .imr = 0xff, .elcr_mask = i == 0 ? 0xf8 : 0xde};
 	}
 	update(pic);
 }
 
-static const struct bus_ops master_ops = { 1, master_read, master_write };
-static const struct bus_ops slave_ops = { 1, slave_read, slave_write };
-static const struct bus_ops elcr_ops = { 1, elcr_read, elcr_write };
+static const struct bus_ops master_ops = {1, master_read, master_write};
+static const struct bus_ops slave_ops = {1, slave_read, slave_write};
+static const struct bus_ops elcr_ops = {1, elcr_read, elcr_write};
 
 int pic_create(struct machine *machine)
 {

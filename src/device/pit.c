@@ -17,27 +17,27 @@
 #define SHORTEST_NS 20000u
 #define REFRESH_NS  15085u
 
-#define SPEAKER_GATE2 0x01
-#define SPEAKER_DATA  0x02
+#define SPEAKER_GATE2   0x01
+#define SPEAKER_DATA    0x02
 #define SPEAKER_REFRESH 0x10
-#define SPEAKER_OUT2  0x20
+#define SPEAKER_OUT2    0x20
 
 enum access { ACCESS_LOW = 1, ACCESS_HIGH = 2, ACCESS_BOTH = 3 };
 
 struct counter {
-	uint8_t mode;      /* 0-5 */
-	uint8_t access;    /* enum access */
+	uint8_t mode;   /* 0-5 */
+	uint8_t access; /* enum access */
 	bool bcd, gate;
-	bool running;      /* a count was loaded and, in modes 1 and 5, triggered */
-	bool have_count;   /* a count was written since the control word */
-	uint32_t count;    /* of the present run, 1 … 65536 (BCD: … 10000) */
-	uint64_t start;    /* tick at which it was loaded */
-	bool paused;       /* by the gate, `elapsed` ticks into the run */
+	bool running;    /* a count was loaded and, in modes 1 and 5, triggered */
+	bool have_count; /* a count was written since the control word */
+	uint32_t count;  /* of the present run, 1 … 65536 (BCD: … 10000) */
+	uint64_t start;  /* tick at which it was loaded */
+	bool paused;     /* by the gate, `elapsed` ticks into the run */
 	uint64_t elapsed;
-	bool next_valid;   /* modes 2 and 3: another count takes over at next_start */
+	bool next_valid; /* modes 2 and 3: another count takes over at next_start */
 	uint32_t next_count;
 	uint64_t next_start;
-	uint32_t written;  /* modes 1 and 5: the count that the next trigger loads */
+	uint32_t written; /* modes 1 and 5: the count that the next trigger loads */
 	uint8_t write_low;
 	bool write_high, read_high; /* the next access is to the high byte */
 	bool count_latched, status_latched, latch_high;
@@ -99,7 +99,8 @@ static uint64_t elapsed(const struct counter *counter, uint64_t tick)
 
 static uint16_t to_bcd(uint32_t value)
 {
-	return (uint16_t)(value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 | value / 1000 % 10 << 12);
+	return (uint16_t)(value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 |
+	                  value / 1000 % 10 << 12);
 }
 
 static uint32_t from_bcd(uint32_t value)
@@ -266,7 +267,7 @@ static void latch_status(struct counter *counter, uint64_t tick)
 	if (counter->status_latched)
 		return;
 	counter->status = (uint8_t)((output(counter, tick) ? 0x80 : 0) | (null_count ? 0x40 : 0) |
-				    counter->access << 4 | counter->mode << 1 | counter->bcd);
+	                            counter->access << 4 | counter->mode << 1 | counter->bcd);
 	counter->status_latched = true;
 }
 
@@ -296,10 +297,10 @@ static void write_control(struct pit *pit, uint8_t value)
 		return;
 	}
 	*counter = (struct counter){
-		.mode = (value >> 1 & 7) > 5 ? (value >> 1 & 3) : (value >> 1 & 7), /* 6, 7 are 2, 3 */
-		.access = value >> 4 & 3,
-		.bcd = value & 1,
-		.gate = counter->gate,
+	    .mode = (value >> 1 & 7) > 5 ? (value >> 1 & 3) : (value >> 1 & 7), /* 6, 7 are 2, 3 */
+	    .access = value >> 4 & 3,
+	    .bcd = value & 1,
+	    .gate = counter->gate,
 	};
 	if (select == 0)
 		update_irq(pit, tick);
@@ -408,13 +409,13 @@ static void pit_reset(void *state)
 
 	pit->speaker = 0;
 	for (unsigned i = 0; i < 3; i++)
-		pit->counter[i] = (struct counter){ .access = ACCESS_BOTH, .mode = 3, .gate = i != 2 };
+		pit->counter[i] = (struct counter){.access = ACCESS_BOTH, .mode = 3, .gate = i != 2};
 	timer_cancel(&pit->timer);
 	irq_pin_set(&pit->pin, false);
 }
 
-static const struct bus_ops pit_ops = { 1, pit_read, pit_write };
-static const struct bus_ops speaker_ops = { 1, speaker_read, speaker_write };
+static const struct bus_ops pit_ops = {1, pit_read, pit_write};
+static const struct bus_ops speaker_ops = {1, speaker_read, speaker_write};
 
 int pit_create(struct machine *machine)
 {

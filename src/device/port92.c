@@ -28,7 +28,7 @@ static void port92_reset(void *state)
 	machine->a20 = true;
 }
 
-static const struct bus_ops port92_ops = { 1, port92_read, port92_write };
+static const struct bus_ops port92_ops = {1, port92_read, port92_write};
 
 int port92_create(struct machine *machine)
 {

@@ -17,8 +17,20 @@
 #define NS UINT64_C(1000000000)
 
 enum {
-	SECONDS = 0x00, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH, YEAR,
-	REGISTER_A, REGISTER_B, REGISTER_C, REGISTER_D,
+	SECONDS = 0x00,
+	SECONDS_ALARM,
+	MINUTES,
+	MINUTES_ALARM,
+	HOURS,
+	HOURS_ALARM,
+	WEEKDAY,
+	DAY,
+	MONTH,
+	YEAR,
+	REGISTER_A,
+	REGISTER_B,
+	REGISTER_C,
+	REGISTER_D,
 };
 
 #define A_UIP    0x80
@@ -34,14 +46,14 @@ enum {
 #define C_UF     0x10
 #define D_VALID  0x80
 
-#define UPDATE_IN_PROGRESS_NS (UINT64_C(244000)) /* UIP rises this long before an update */
+#define UPDATE_IN_PROGRESS_NS (UINT64_C(244000))  /* UIP rises this long before an update */
 #define DETERMINISTIC_START   INT64_C(1767225600) /* 2026-01-01 00:00:00 UTC */
 
 struct rtc {
 	struct machine *machine;
 	uint8_t index;
 	uint8_t cmos[128];
-	int64_t base;   /* time of day, seconds since 1970, at machine-clock time base_ns */
+	int64_t base; /* time of day, seconds since 1970, at machine-clock time base_ns */
 	uint64_t base_ns;
 	uint64_t flags_ns; /* up to when alarm and update events are accounted for */
 	struct machine_timer periodic, update;
@@ -92,20 +104,20 @@ static void store_time(struct rtc *rtc, int64_t time)
 {
 	time_t seconds = (time_t)time;
 	struct tm tm;
+	int year;
 
 	if (!gmtime_r(&seconds, &tm))
 		return;
+	year = (tm.tm_year % 10000 + 11900) % 10000; /* hostile bytes can lead before the year 0 */
 	rtc->cmos[SECONDS] = encode(rtc, tm.tm_sec);
 	rtc->cmos[MINUTES] = encode(rtc, tm.tm_min);
 	rtc->cmos[HOURS] = encode_hour(rtc, tm.tm_hour);
 	rtc->cmos[WEEKDAY] = encode(rtc, tm.tm_wday + 1);
 	rtc->cmos[DAY] = encode(rtc, tm.tm_mday);
 	rtc->cmos[MONTH] = encode(rtc, tm.tm_mon + 1);
-	rtc->cmos[YEAR] = encode(rtc, tm.tm_year % 100);
+	rtc->cmos[YEAR] = encode(rtc, year % 100);
 	/* The century byte is BCD on PCs whatever the mode. */
-	int century = (tm.tm_year + 1900) / 100;
-
-	rtc->cmos[PLATFORM_RTC_CENTURY] = (uint8_t)(century / 10 % 10 << 4 | century % 10);
+	rtc->cmos[PLATFORM_RTC_CENTURY] = (uint8_t)(year / 1000 << 4 | year / 100 % 10);
 }
 
 /* The guest changed a clock byte: the bytes are the time now. */
@@ -114,12 +126,12 @@ static void load_time(struct rtc *rtc, uint64_t now)
 	const uint8_t *cmos = rtc->cmos;
 	uint8_t century = cmos[PLATFORM_RTC_CENTURY];
 	struct tm tm = {
-		.tm_sec = decode(rtc, cmos[SECONDS]),
-		.tm_min = decode(rtc, cmos[MINUTES]),
-		.tm_hour = decode_hour(rtc, cmos[HOURS]),
-		.tm_mday = decode(rtc, cmos[DAY]),
-		.tm_mon = decode(rtc, cmos[MONTH]) - 1,
-		.tm_year = ((century >> 4) * 10 + (century & 15)) * 100 + decode(rtc, cmos[YEAR]) - 1900,
+	    .tm_sec = decode(rtc, cmos[SECONDS]),
+	    .tm_min = decode(rtc, cmos[MINUTES]),
+	    .tm_hour = decode_hour(rtc, cmos[HOURS]),
+	    .tm_mday = decode(rtc, cmos[DAY]),
+	    .tm_mon = decode(rtc, cmos[MONTH]) - 1,
+	    .tm_year = ((century >> 4) * 10 + (century & 15)) * 100 + decode(rtc, cmos[YEAR]) - 1900,
 	};
 	time_t time = timegm(&tm);
 
@@ -256,7 +268,8 @@ static uint8_t read_register(struct rtc *rtc, unsigned index)
 			store_time(rtc, time_of_day(rtc, now));
 		return rtc->cmos[index];
 	case REGISTER_A:
-		return (uint8_t)((rtc->cmos[REGISTER_A] & ~A_UIP) | (update_in_progress(rtc, now) ? A_UIP : 0));
+		return (uint8_t)((rtc->cmos[REGISTER_A] & ~A_UIP) |
+		                 (update_in_progress(rtc, now) ? A_UIP : 0));
 	case REGISTER_C: /* reading clears all flags */
 		account_updates(rtc, now);
 		update_irq(rtc);
@@ -366,7 +379,7 @@ static void fill_cmos(struct rtc *rtc)
 {
 	uint64_t size = rtc->machine->config.memory_size;
 	uint64_t low = size < PLATFORM_LOW_RAM_END ? size : PLATFORM_LOW_RAM_END;
-	uint64_t extended = (low - (1u << 20)) >> 10; /* KiB above 1 MiB */
+	uint64_t extended = (low - (1u << 20)) >> 10;                           /* KiB above 1 MiB */
 	uint64_t above_16m = low > (16u << 20) ? (low - (16u << 20)) >> 16 : 0; /* 64 KiB units */
 	uint64_t high = (size - low) >> 16;
 
@@ -393,7 +406,7 @@ static void rtc_reset(void *state)
 	update_irq(rtc);
 }
 
-static const struct bus_ops rtc_ops = { 1, rtc_read, rtc_write };
+static const struct bus_ops rtc_ops = {1, rtc_read, rtc_write};
 
 int rtc_create(struct machine *machine)
 {
@@ -411,7 +424,8 @@ int rtc_create(struct machine *machine)
 	if (machine->config.rtc_start != INT64_MIN)
 		rtc->base = machine->config.rtc_start;
 	else
-		rtc->base = machine->clock.kind == ENGINE_CLOCK_REAL ? (int64_t)time(NULL) : DETERMINISTIC_START;
+		rtc->base =
+		    machine->clock.kind == ENGINE_CLOCK_REAL ? (int64_t)time(NULL) : DETERMINISTIC_START;
 	rtc->base_ns = rtc->flags_ns = machine_now(machine);
 	rtc->cmos[REGISTER_A] = 0x26; /* 32.768 kHz, 1024 Hz */
 	rtc->cmos[REGISTER_B] = B_24H;

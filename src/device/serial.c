@@ -1,7 +1,7 @@
 /*
- * 16550A serial ports. The line is as fast as the guest: what is written to the transmitter has left at once, so
- * THRE and TEMT are always set and the "transmitter empty" interrupt follows each write immediately. Rules:
- * National Semiconductor PC16550D data sheet ("Registers", "FIFO Interrupt Mode Operation").
+ * 16550A serial ports. The line is as fast as the guest: what is written to the transmitter has left at once,
+ * so THRE and TEMT are always set and the "transmitter empty" interrupt follows each write immediately.
+ * Rules: National Semiconductor PC16550D data sheet ("Registers", "FIFO Interrupt Mode Operation").
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -43,14 +43,14 @@
 #define LSR_THRE    0x20
 #define LSR_TEMT    0x40
 
-#define MSR_DCTS 0x01
-#define MSR_DDSR 0x02
-#define MSR_TERI 0x04
-#define MSR_DDCD 0x08
-#define MSR_CTS  0x10
-#define MSR_DSR  0x20
-#define MSR_RI   0x40
-#define MSR_DCD  0x80
+#define MSR_DCTS  0x01
+#define MSR_DDSR  0x02
+#define MSR_TERI  0x04
+#define MSR_DDCD  0x08
+#define MSR_CTS   0x10
+#define MSR_DSR   0x20
+#define MSR_RI    0x40
+#define MSR_DCD   0x80
 #define MSR_DELTA 0x0f
 
 struct serial {
@@ -71,7 +71,7 @@ static unsigned fifo_size(const struct serial *serial)
 
 static unsigned trigger_level(const struct serial *serial)
 {
-	static const uint8_t level[] = { 1, 4, 8, 14 };
+	static const uint8_t level[] = {1, 4, 8, 14};
 
 	return serial->fcr & FCR_ENABLE ? level[serial->fcr >> 6] : 1;
 }
@@ -180,8 +180,9 @@ static void update_modem(struct serial *serial)
 	uint8_t old = serial->msr, now = MSR_CTS | MSR_DSR | MSR_DCD;
 
 	if (serial->mcr & MCR_LOOP)
-		now = (uint8_t)((serial->mcr & MCR_RTS ? MSR_CTS : 0) | (serial->mcr & MCR_DTR ? MSR_DSR : 0) |
-				(serial->mcr & MCR_OUT1 ? MSR_RI : 0) | (serial->mcr & MCR_OUT2 ? MSR_DCD : 0));
+		now =
+		    (uint8_t)((serial->mcr & MCR_RTS ? MSR_CTS : 0) | (serial->mcr & MCR_DTR ? MSR_DSR : 0) |
+		              (serial->mcr & MCR_OUT1 ? MSR_RI : 0) | (serial->mcr & MCR_OUT2 ? MSR_DCD : 0));
 	now |= old & MSR_DELTA;
 	if ((old ^ now) & MSR_CTS)
 		now |= MSR_DCTS;
@@ -303,9 +304,10 @@ static void serial_destroy(void *state)
 	free(serial);
 }
 
-static const struct bus_ops serial_ops = { 1, serial_read, serial_write };
+static const struct bus_ops serial_ops = {1, serial_read, serial_write};
 
-static int create_port(struct machine *machine, const char *spec, const char *name, uint16_t port, unsigned irq)
+static int create_port(struct machine *machine, const char *spec, const char *name, uint16_t port,
+                       unsigned irq)
 {
 	struct serial *serial = calloc(1, sizeof(*serial));
 	int error;

@@ -52,14 +52,16 @@ static void catch_default(int number, void (*handler)(int), int flags)
 
 int terminal_raw(void)
 {
-	static const int fatal[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE };
+	static const int fatal[] = {SIGINT,  SIGTERM, SIGHUP, SIGQUIT, SIGABRT,
+	                            SIGSEGV, SIGBUS,  SIGILL, SIGFPE};
 	static bool prepared;
 
 	if (!isatty(STDIN_FILENO))
 		return 0;
 	if (tcgetpgrp(STDIN_FILENO) != getpgrp())
-		return error_set(EIO, "the terminal belongs to a foreground job: start in the foreground, or give "
-				      "--serial null or file:PATH");
+		return error_set(EIO,
+		                 "the terminal belongs to a foreground job: start in the foreground, or give "
+		                 "--serial null or file:PATH");
 	if (tcgetattr(STDIN_FILENO, &saved))
 		return error_set(errno, "cannot use the terminal: %s", strerror(errno));
 	if (!prepared) {

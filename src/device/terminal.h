@@ -4,8 +4,8 @@
 
 /*
  * Puts standard input into raw mode if it is a terminal (output processing stays on) and arranges for
- * terminal_restore at exit and at fatal signals whose action is still the default. Returns 1 for a terminal, 0
- * where it is none, or a negative errno with error_text().
+ * terminal_restore at exit and at fatal signals whose action is still the default. Returns 1 for a terminal,
+ * 0 where it is none, or a negative errno with error_text().
  */
 int terminal_raw(void);
 

@@ -6,7 +6,7 @@
 #include "util/error.h"
 
 int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops *ops, void *device,
-	    const char *name)
+            const char *name)
 {
 	unsigned place = 0;
 
@@ -20,9 +20,8 @@ int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops
 	    (place < bus->count && bus->range[place].start - start < size))
 		return error_set(EEXIST, "%s: bus range at %#llx is taken", name, (unsigned long long)start);
 	memmove(&bus->range[place + 1], &bus->range[place], (bus->count - place) * sizeof(bus->range[0]));
-	bus->range[place] = (struct bus_range){
-		.start = start, .size = size, .ops = ops, .device = device, .name = name
-	};
+	bus->range[place] =
+	    (struct bus_range){.start = start, .size = size, .ops = ops, .device = device, .name = name};
 	bus->count++;
 	bus->last = 0;
 	return 0;
@@ -78,7 +77,8 @@ void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
 
 	if (range && fits(range, address, size)) {
 		if (range->ops->write)
-			range->ops->write(range->device, address - range->start, size, value & bus_ones(size));
+			range->ops->write(range->device, address - range->start, size,
+			                  value & bus_ones(size));
 		return;
 	}
 	if (size == 1)

@@ -1,7 +1,7 @@
 /*
- * A bus: address ranges that devices claim, looked up by binary search. One for ports, one for memory. The bus
- * hands a device only accesses that lie inside one of its ranges and are of a size it takes; wider or straddling
- * ones are split, low address first, as a chipset splits them. Unclaimed bytes read as all ones.
+ * A bus: address ranges that devices claim, looked up by binary search. One for ports, one for memory. The
+ * bus hands a device only accesses that lie inside one of its ranges and are of a size it takes; wider or
+ * straddling ones are split, low address first, as a chipset splits them. Unclaimed bytes read as all ones.
  */
 #ifndef NESTOR_MACHINE_BUS_H
 #define NESTOR_MACHINE_BUS_H
@@ -13,7 +13,8 @@
 
 struct bus_ops {
 	unsigned max_size; /* widest access the device takes: 1, 2, 4 or 8 */
-	/* offset: from the range's start. size: a power of two up to max_size. NULL: reads all ones, ignores writes */
+	/* offset: from the range's start. size: a power of two up to max_size. NULL: reads all ones, ignores
+	 * writes */
 	uint64_t (*read)(void *device, uint64_t offset, unsigned size);
 	void (*write)(void *device, uint64_t offset, unsigned size, uint64_t value);
 };
@@ -31,9 +32,10 @@ struct bus {
 	unsigned last; /* where the last lookup hit */
 };
 
-/* Claims [start, start + size). name, ops: borrowed. Returns 0, -EEXIST on overlap or -ENOSPC, with error_text(). */
+/* Claims [start, start + size). name, ops: borrowed. Returns 0, -EEXIST on overlap or -ENOSPC, with
+ * error_text(). */
 int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops *ops, void *device,
-	    const char *name);
+            const char *name);
 
 /* The range that claims address, or NULL. */
 const struct bus_range *bus_find(struct bus *bus, uint64_t address);

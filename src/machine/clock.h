@@ -12,8 +12,8 @@
 
 struct clock {
 	enum engine_clock kind;
-	uint64_t start_monotonic; /* real: CLOCK_MONOTONIC in ns at the start */
-	uint64_t start_tsc;       /* real: the host's TSC at that moment */
+	uint64_t start_monotonic;    /* real: CLOCK_MONOTONIC in ns at the start */
+	uint64_t start_tsc;          /* real: the host's TSC at that moment */
 	_Atomic uint64_t virtual_ns; /* deterministic */
 };
 

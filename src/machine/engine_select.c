@@ -1,6 +1,6 @@
 /*
- * Which engine runs a machine. That /dev/kvm opens says little: nested KVM that fails at its first VM entry, a
- * hypervisor that holds VT-x, missing features. So the choice rests on a trial: a machine of one page of
+ * Which engine runs a machine. That /dev/kvm opens says little: nested KVM that fails at its first VM entry,
+ * a hypervisor that holds VT-x, missing features. So the choice rests on a trial: a machine of one page of
  * real-mode code that leaves through the debug-exit port.
  */
 #include <errno.h>
@@ -19,10 +19,10 @@
 static int load_trial(struct machine *machine, void *context)
 {
 	static const uint8_t code[] = {
-		0xb0, 0x2a,             /* mov $0x2a, %al */
-		0xe6, PLATFORM_DEBUG_EXIT, /* out %al, $0xf4 */
-		0xf4,                   /* hlt */
-		0xeb, 0xfd,             /* jmp to the hlt */
+	    0xb0, 0x2a,                /* mov $0x2a, %al */
+	    0xe6, PLATFORM_DEBUG_EXIT, /* out %al, $0xf4 */
+	    0xf4,                      /* hlt */
+	    0xeb, 0xfd,                /* jmp to the hlt */
 	};
 	struct vcpu_state state;
 	void *memory = machine_memory(machine, GPA(TRIAL_ADDRESS), sizeof(code));
@@ -46,11 +46,11 @@ static void trial_timed_out(void *context)
 static int try_engine(const struct machine_config *config, const struct engine_ops *engine)
 {
 	struct machine_config trial = {
-		.memory_size = 2u << 20,
-		.cpu_count = 1,
-		.cpu = config->cpu,
-		.clock = ENGINE_CLOCK_REAL,
-		.rtc_start = INT64_MIN,
+	    .memory_size = 2u << 20,
+	    .cpu_count = 1,
+	    .cpu = config->cpu,
+	    .clock = ENGINE_CLOCK_REAL,
+	    .rtc_start = INT64_MIN,
 	};
 	struct machine_timer timer;
 	struct cpu_model model;
@@ -70,7 +70,8 @@ static int try_engine(const struct machine_config *config, const struct engine_o
 		timer_arm(&timer, machine_now(machine) + TRIAL_NS);
 		status = machine_run(machine);
 		if (status != TRIAL_STATUS)
-			error = error_set(EIO, "%s: a trial VM does not run (status %d)", engine->name, status);
+			error =
+			    error_set(EIO, "%s: a trial VM does not run (status %d)", engine->name, status);
 		timer_cancel(&timer);
 	}
 	machine_destroy(machine);

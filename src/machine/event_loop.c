@@ -50,7 +50,7 @@ static void program_timer(void *context, uint64_t deadline)
 {
 	struct event_loop *loop = context;
 	uint64_t at = clock_to_monotonic(&loop->machine->clock, deadline);
-	struct itimerspec spec = { .it_value = { (time_t)(at / 1000000000u), (long)(at % 1000000000u) } };
+	struct itimerspec spec = {.it_value = {(time_t)(at / 1000000000u), (long)(at % 1000000000u)}};
 
 	if (at > INT64_MAX / 2)
 		return; /* centuries away */
@@ -124,7 +124,7 @@ static void take_signals(struct event_loop *loop)
 
 static void serve_fd(struct event_loop *loop, const struct pollfd *polled)
 {
-	struct watched_fd found = { .fd = -1 };
+	struct watched_fd found = {.fd = -1};
 
 	pthread_mutex_lock(&loop->lock);
 	for (unsigned i = 0; i < LOOP_FDS; i++)
@@ -151,9 +151,9 @@ static void *event_loop_thread(void *argument)
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* guests notice late timers */
 	for (;;) {
 		struct pollfd poll_fd[3 + LOOP_FDS] = {
-			{ .fd = loop->timer_fd, .events = POLLIN },
-			{ .fd = loop->wake_fd, .events = POLLIN },
-			{ .fd = loop->signal_fd, .events = POLLIN },
+		    {.fd = loop->timer_fd, .events = POLLIN},
+		    {.fd = loop->wake_fd, .events = POLLIN},
+		    {.fd = loop->signal_fd, .events = POLLIN},
 		};
 		unsigned count = 3;
 		uint64_t ignored;
@@ -163,7 +163,8 @@ static void *event_loop_thread(void *argument)
 		quit = loop->quit;
 		for (unsigned i = 0; i < LOOP_FDS; i++)
 			if (loop->watched[i].fd >= 0 && loop->watched[i].events)
-				poll_fd[count++] = (struct pollfd){ loop->watched[i].fd, loop->watched[i].events, 0 };
+				poll_fd[count++] =
+				    (struct pollfd){loop->watched[i].fd, loop->watched[i].events, 0};
 		pthread_mutex_unlock(&loop->lock);
 		if (quit)
 			return NULL;
@@ -211,14 +212,14 @@ void event_loop_stop(struct event_loop *loop)
 	pthread_sigmask(SIG_SETMASK, &loop->previous_mask, NULL);
 }
 
-int event_loop_add_fd(struct event_loop *loop, int fd, short events, void (*ready)(void *context, short revents),
-		      void *context)
+int event_loop_add_fd(struct event_loop *loop, int fd, short events,
+                      void (*ready)(void *context, short revents), void *context)
 {
 	pthread_mutex_lock(&loop->lock);
 	for (unsigned i = 0; i < LOOP_FDS; i++) {
 		if (loop->watched[i].fd >= 0)
 			continue;
-		loop->watched[i] = (struct watched_fd){ fd, events, ready, context };
+		loop->watched[i] = (struct watched_fd){fd, events, ready, context};
 		pthread_mutex_unlock(&loop->lock);
 		wake_thread(loop);
 		return 0;

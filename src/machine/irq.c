@@ -4,10 +4,10 @@
 #include <stddef.h>
 
 void irq_line_add_sink(struct irq_line *line, void (*set)(void *controller, unsigned input, bool level),
-		       void *controller, unsigned input)
+                       void *controller, unsigned input)
 {
 	assert(line->sink_count < IRQ_LINE_SINKS);
-	line->sink[line->sink_count++] = (struct irq_sink){ set, controller, input };
+	line->sink[line->sink_count++] = (struct irq_sink){set, controller, input};
 }
 
 static void fan_out(struct irq_line *line, bool level)

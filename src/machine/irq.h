@@ -1,7 +1,7 @@
 /*
- * Interrupt lines. A device owns pins; pins of several devices may drive one line (wired or); a line fans out to
- * the inputs of the 8259 pair and the IOAPIC, which decide by their own registers whether its level or its edge
- * counts. Everything runs under the machine lock.
+ * Interrupt lines. A device owns pins; pins of several devices may drive one line (wired or); a line fans out
+ * to the inputs of the 8259 pair and the IOAPIC, which decide by their own registers whether its level or its
+ * edge counts. Everything runs under the machine lock.
  */
 #ifndef NESTOR_MACHINE_IRQ_H
 #define NESTOR_MACHINE_IRQ_H
@@ -31,7 +31,7 @@ struct irq_pin {
 
 /* Connects line to one more interrupt controller input; at most IRQ_LINE_SINKS. */
 void irq_line_add_sink(struct irq_line *line, void (*set)(void *controller, unsigned input, bool level),
-		       void *controller, unsigned input);
+                       void *controller, unsigned input);
 
 void irq_pin_connect(struct irq_pin *pin, struct irq_line *line);
 void irq_pin_set(struct irq_pin *pin, bool level);

@@ -12,27 +12,27 @@
 
 static struct boot_platform describe_platform(const struct machine *machine)
 {
-	static const uint16_t port[] = { PLATFORM_COM1, PLATFORM_COM2 };
-	static const uint8_t irq[] = { PLATFORM_IRQ_COM1, PLATFORM_IRQ_COM2 };
+	static const uint16_t port[] = {PLATFORM_COM1, PLATFORM_COM2};
+	static const uint8_t irq[] = {PLATFORM_IRQ_COM1, PLATFORM_IRQ_COM2};
 	struct boot_platform platform = {
-		.local_apic = PLATFORM_LAPIC_BASE,
-		.io_apic = PLATFORM_IOAPIC_BASE,
-		.io_apic_id = PLATFORM_IOAPIC_ID,
-		.io_apic_pins = PLATFORM_IOAPIC_PINS,
-		.hpet = PLATFORM_HPET_BASE,
-		.pm_base = PLATFORM_PM_BASE,
-		.smi_port = PLATFORM_SMI_COMMAND,
-		.sci_irq = PLATFORM_IRQ_SCI,
-		.sleep_type_s5 = PLATFORM_S5_TYPE,
-		.reset_port = PLATFORM_RESET_CONTROL,
-		.reset_value = PLATFORM_RESET_VALUE,
-		.debug_exit_port = PLATFORM_DEBUG_EXIT,
-		.rtc = true,
-		.i8042 = false, /* there is a controller for A20 and reset, but nothing is plugged in */
-		.vga_text = false,
-		.pci = true,
-		.pci_hole = PLATFORM_PCI_HOLE,
-		.pci_hole_end = PLATFORM_PCI_HOLE_END,
+	    .local_apic = PLATFORM_LAPIC_BASE,
+	    .io_apic = PLATFORM_IOAPIC_BASE,
+	    .io_apic_id = PLATFORM_IOAPIC_ID,
+	    .io_apic_pins = PLATFORM_IOAPIC_PINS,
+	    .hpet = PLATFORM_HPET_BASE,
+	    .pm_base = PLATFORM_PM_BASE,
+	    .smi_port = PLATFORM_SMI_COMMAND,
+	    .sci_irq = PLATFORM_IRQ_SCI,
+	    .sleep_type_s5 = PLATFORM_S5_TYPE,
+	    .reset_port = PLATFORM_RESET_CONTROL,
+	    .reset_value = PLATFORM_RESET_VALUE,
+	    .debug_exit_port = PLATFORM_DEBUG_EXIT,
+	    .rtc = true,
+	    .i8042 = false, /* there is a controller for A20 and reset, but nothing is plugged in */
+	    .vga_text = false,
+	    .pci = true,
+	    .pci_hole = PLATFORM_PCI_HOLE,
+	    .pci_hole_end = PLATFORM_PCI_HOLE_END,
 	};
 
 	for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
@@ -46,7 +46,7 @@ static struct boot_platform describe_platform(const struct machine *machine)
 
 static int fill_fw_cfg(struct machine *machine, const struct boot_request *request)
 {
-	struct boot_fw_cfg list = { 0 };
+	struct boot_fw_cfg list = {0};
 	bool vmx_locked_on = machine->cpu_model.vmx && machine->cpu_model.vmx_firmware == VMX_FIRMWARE_ON;
 	/* IA32_FEATURE_CONTROL: lock, VMX outside SMX */
 	int error = boot_fw_cfg_make(request, &machine->memory, vmx_locked_on ? 5 : 0, &list);
@@ -55,7 +55,7 @@ static int fill_fw_cfg(struct machine *machine, const struct boot_request *reque
 		const struct boot_fw_cfg_item *item = &list.item[i];
 
 		error = item->name[0] ? fw_cfg_add_file(machine->fw_cfg, item->name, item->data, item->size)
-				      : fw_cfg_set(machine->fw_cfg, item->key, item->data, item->size);
+		                      : fw_cfg_set(machine->fw_cfg, item->key, item->data, item->size);
 	}
 	boot_fw_cfg_free(&list);
 	return error;
@@ -83,16 +83,16 @@ int machine_load_guest(struct machine *machine, void *context)
 {
 	const struct machine_config *config = &machine->config;
 	struct boot_module module[MACHINE_BOOT_MODULES];
-	char *copy[MACHINE_BOOT_MODULES] = { 0 };
+	char *copy[MACHINE_BOOT_MODULES] = {0};
 	struct boot_request request = {
-		.kernel = config->kernel,
-		.initrd = config->initrd,
-		.command_line = config->append,
-		.module = module,
-		.module_count = config->module_count,
-		.mode = config->boot == MACHINE_BOOT_SETUP ? BOOT_MODE_SETUP : BOOT_MODE_DIRECT,
-		.cpu_count = config->cpu_count,
-		.platform = describe_platform(machine),
+	    .kernel = config->kernel,
+	    .initrd = config->initrd,
+	    .command_line = config->append,
+	    .module = module,
+	    .module_count = config->module_count,
+	    .mode = config->boot == MACHINE_BOOT_SETUP ? BOOT_MODE_SETUP : BOOT_MODE_DIRECT,
+	    .cpu_count = config->cpu_count,
+	    .platform = describe_platform(machine),
 	};
 	struct vcpu_state start;
 	int error = 0;

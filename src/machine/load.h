@@ -5,8 +5,8 @@
 struct machine;
 
 /*
- * A machine_loader (context unused): loads config.kernel, initrd and modules, fills the tables and fw_cfg, and sets
- * vCPU 0's state. Returns 0, or a negative errno with error_text().
+ * A machine_loader (context unused): loads config.kernel, initrd and modules, fills the tables and fw_cfg,
+ * and sets vCPU 0's state. Returns 0, or a negative errno with error_text().
  */
 int machine_load_guest(struct machine *machine, void *context);
 

@@ -1,4 +1,5 @@
-/* Putting a machine together: RAM, buses, engine, and what the engine may ask of it. Lifecycle is in run.c. */
+/* Putting a machine together: RAM, buses, engine, and what the engine may ask of it. Lifecycle is in run.c.
+ */
 #include "machine/machine.h"
 
 #include <errno.h>
@@ -31,8 +32,8 @@ static void kick_all(struct machine *machine)
 }
 
 /*
- * Takes the outbox's contents and hands them to the engine. delivery_lock keeps batches in order: without it a
- * thread could deliver an older level of INTR after a newer one.
+ * Takes the outbox's contents and hands them to the engine. delivery_lock keeps batches in order: without it
+ * a thread could deliver an older level of INTR after a newer one.
  */
 static void deliver(struct machine *machine)
 {
@@ -62,8 +63,8 @@ static void deliver(struct machine *machine)
 
 void machine_unlock(struct machine *machine)
 {
-	bool work = machine->vm && (machine->outbox_count || machine->extint != machine->extint_sent ||
-				    machine->stop_kick);
+	bool work = machine->vm &&
+	            (machine->outbox_count || machine->extint != machine->extint_sent || machine->stop_kick);
 
 	pthread_mutex_unlock(&machine->lock);
 	if (work)
@@ -77,7 +78,7 @@ void machine_send_msi(struct machine *machine, uint64_t address, uint32_t data)
 	 * an edge that an identical one before it very likely carried.
 	 */
 	if (machine->outbox_count < MACHINE_OUTBOX)
-		machine->outbox[machine->outbox_count++] = (struct machine_msi){ address, data };
+		machine->outbox[machine->outbox_count++] = (struct machine_msi){address, data};
 }
 
 void machine_set_extint(struct machine *machine, bool asserted)
@@ -92,7 +93,7 @@ static void trace_io(const char *what, struct bus *bus, uint64_t address, unsign
 	const struct bus_range *range = bus_find(bus, address);
 
 	fprintf(stderr, "%s %#" PRIx64 " size %u value %#" PRIx64 " (%s)\n", what, address, size, value,
-		range ? range->name : "unclaimed");
+	        range ? range->name : "unclaimed");
 }
 
 static uint32_t host_pio_read(void *context, uint16_t port, unsigned size)
@@ -238,7 +239,7 @@ static void add_slot(struct guest_memory *memory, uint64_t gpa, uint64_t end, ui
 {
 	if (end > gpa)
 		memory->slot[memory->slot_count++] =
-			(struct guest_memory_slot){ .gpa = gpa, .size = end - gpa, .host = host };
+		    (struct guest_memory_slot){.gpa = gpa, .size = end - gpa, .host = host};
 }
 
 /* One private anonymous mapping, aligned so that a guest's large page can be a host's. */
@@ -249,14 +250,16 @@ static int create_memory(struct machine *machine)
 	uint8_t *base;
 
 	if (size < (1u << 20) || size % PAGE_SIZE || size > (UINT64_C(1) << 45))
-		return error_set(EINVAL, "memory of %" PRIu64 " bytes: give at least 1M, in whole pages", size);
+		return error_set(EINVAL, "memory of %" PRIu64 " bytes: give at least 1M, in whole pages",
+		                 size);
 	machine->memory_map_size = size + HUGE_PAGE;
 	machine->memory_map = mmap(NULL, machine->memory_map_size, PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (machine->memory_map == MAP_FAILED) {
 		machine->memory_map = NULL;
-		return error_set(ENOMEM, "cannot reserve %" PRIu64 " MiB for the guest's memory: ask for less",
-				 size >> 20);
+		return error_set(ENOMEM,
+		                 "cannot reserve %" PRIu64 " MiB for the guest's memory: ask for less",
+		                 size >> 20);
 	}
 	base = (uint8_t *)(((uintptr_t)machine->memory_map + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
 	madvise(base, size, MADV_HUGEPAGE); /* a refusal costs speed only */
@@ -281,7 +284,8 @@ void *machine_add_rom(struct machine *machine, gpa_t gpa, uint64_t size)
 		return NULL;
 	}
 	for (unsigned i = 0; i < memory->slot_count; i++) {
-		if (gpa.v - memory->slot[i].gpa < memory->slot[i].size || memory->slot[i].gpa - gpa.v < size) {
+		if (gpa.v - memory->slot[i].gpa < memory->slot[i].size ||
+		    memory->slot[i].gpa - gpa.v < size) {
 			error_set(EEXIST, "a ROM at %#" PRIx64 " would cover RAM", gpa.v);
 			return NULL;
 		}
@@ -299,11 +303,11 @@ void *machine_add_rom(struct machine *machine, gpa_t gpa, uint64_t size)
 /* ---- creation ---- */
 
 int machine_add_device(struct machine *machine, const char *name, void *state, void (*reset)(void *state),
-		       void (*destroy)(void *state))
+                       void (*destroy)(void *state))
 {
 	if (machine->device_count == MACHINE_DEVICES)
 		return error_set(ENOSPC, "%s: too many devices", name);
-	machine->device[machine->device_count++] = (struct device){ name, state, reset, destroy };
+	machine->device[machine->device_count++] = (struct device){name, state, reset, destroy};
 	return 0;
 }
 
@@ -317,12 +321,12 @@ void machine_reset_devices(struct machine *machine)
 static int create_engine(struct machine *machine)
 {
 	struct engine_config config = {
-		.host = &machine->host,
-		.cpu_model = &machine->cpu_model,
-		.clock = machine->config.clock,
-		.trace = machine->config.trace,
-		.cpu_count = machine->config.cpu_count,
-		.tune_off = machine->config.tune_off,
+	    .host = &machine->host,
+	    .cpu_model = &machine->cpu_model,
+	    .clock = machine->config.clock,
+	    .trace = machine->config.trace,
+	    .cpu_count = machine->config.cpu_count,
+	    .tune_off = machine->config.tune_off,
 	};
 	int error = machine->engine->vm_create(&machine->vm, &config);
 
@@ -354,8 +358,8 @@ static int create_parts(struct machine *machine)
 	return error;
 }
 
-int machine_create(struct machine **result, const struct machine_config *config, const struct cpu_model *model,
-		   const struct engine_ops *engine)
+int machine_create(struct machine **result, const struct machine_config *config,
+                   const struct cpu_model *model, const struct engine_ops *engine)
 {
 	struct machine *machine;
 	int error;
@@ -369,18 +373,18 @@ int machine_create(struct machine **result, const struct machine_config *config,
 	machine->cpu_model = *model;
 	machine->engine = engine;
 	machine->host = (struct engine_host){
-		.context = machine,
-		.memory = &machine->memory,
-		.pio_read = host_pio_read,
-		.pio_write = host_pio_write,
-		.mmio_read = host_mmio_read,
-		.mmio_write = host_mmio_write,
-		.interrupt_acknowledge = host_interrupt_acknowledge,
-		.eoi = host_eoi,
-		.timer_arm = host_timer_arm,
-		.clock_ns = host_clock_ns,
-		.clock_advance = host_clock_advance,
-		.next_deadline = host_next_deadline,
+	    .context = machine,
+	    .memory = &machine->memory,
+	    .pio_read = host_pio_read,
+	    .pio_write = host_pio_write,
+	    .mmio_read = host_mmio_read,
+	    .mmio_write = host_mmio_write,
+	    .interrupt_acknowledge = host_interrupt_acknowledge,
+	    .eoi = host_eoi,
+	    .timer_arm = host_timer_arm,
+	    .clock_ns = host_clock_ns,
+	    .clock_advance = host_clock_advance,
+	    .next_deadline = host_next_deadline,
 	};
 	pthread_mutex_init(&machine->lock, NULL);
 	pthread_mutex_init(&machine->delivery_lock, NULL);

@@ -93,32 +93,33 @@ struct machine {
 	struct machine_msi outbox[MACHINE_OUTBOX];
 	unsigned outbox_count;
 	bool extint, extint_sent; /* the 8259 pair's INTR: wanted, and as the engine knows it */
-	bool stop_kick; /* kick every vCPU at the next unlock */
+	bool stop_kick;           /* kick every vCPU at the next unlock */
 
 	/* ---- other ---- */
 	pthread_mutex_t delivery_lock;
 	pthread_mutex_t run_lock; /* the fields below */
 	pthread_cond_t run_changed;
-	unsigned running;         /* vCPU threads that live */
-	bool restart;             /* the stop is a reset that starts over */
+	unsigned running; /* vCPU threads that live */
+	bool restart;     /* the stop is a reset that starts over */
 	int exit_status;
 	atomic_bool stop_requested; /* written under run_lock, read anywhere */
-	void *memory_map; /* the whole of RAM, one mapping */
+	void *memory_map;           /* the whole of RAM, one mapping */
 	uint64_t memory_map_size;
 };
 
 /*
- * Creates a machine with its RAM, devices, engine VM and vCPUs (in the state after reset). config and model are
- * copied; engine is one that engine_select returned. Returns 0, or a negative errno with error_text(); *machine
- * is then untouched.
+ * Creates a machine with its RAM, devices, engine VM and vCPUs (in the state after reset). config and model
+ * are copied; engine is one that engine_select returned. Returns 0, or a negative errno with error_text();
+ * *machine is then untouched.
  */
-int machine_create(struct machine **machine, const struct machine_config *config, const struct cpu_model *model,
-		   const struct engine_ops *engine);
+int machine_create(struct machine **machine, const struct machine_config *config,
+                   const struct cpu_model *model, const struct engine_ops *engine);
 void machine_destroy(struct machine *machine);
 
 /*
- * Called by machine_run with all devices and vCPUs in the state after reset, at the start and after each reset
- * that restarts: loads the guest and sets vCPU 0's state. Returns 0 or a negative errno with error_text().
+ * Called by machine_run with all devices and vCPUs in the state after reset, at the start and after each
+ * reset that restarts: loads the guest and sets vCPU 0's state. Returns 0 or a negative errno with
+ * error_text().
  */
 void machine_set_loader(struct machine *machine, machine_loader loader, void *context);
 
@@ -129,8 +130,8 @@ int machine_set_state(struct machine *machine, unsigned vcpu, const struct vcpu_
 /* Host address of guest memory, or NULL where [gpa, gpa + size) is not all RAM of one slot. */
 void *machine_memory(struct machine *machine, gpa_t gpa, uint64_t size);
 
-/* Adds a ROM that guests cannot write, before machine_run. gpa, size: page aligned. Returns its host address, or
- * NULL with error_text(). */
+/* Adds a ROM that guests cannot write, before machine_run. gpa, size: page aligned. Returns its host address,
+ * or NULL with error_text(). */
 void *machine_add_rom(struct machine *machine, gpa_t gpa, uint64_t size);
 
 /* Runs the guest until it stops; returns Nestor's exit status. Prints one line where the guest failed. */
@@ -146,7 +147,8 @@ void machine_power_off(struct machine *machine);
 /* The guest asked for the exit status itself (isa-debug-exit). Under lock. */
 void machine_device_exit(struct machine *machine, int status);
 
-/* Around every use of a device from outside a device callback. Unlocking sends what the devices left to send. */
+/* Around every use of a device from outside a device callback. Unlocking sends what the devices left to send.
+ */
 void machine_lock(struct machine *machine);
 void machine_unlock(struct machine *machine);
 
@@ -156,14 +158,14 @@ void machine_set_extint(struct machine *machine, bool asserted);
 
 /* Registers a device instance. Returns 0, or -ENOSPC with error_text(). */
 int machine_add_device(struct machine *machine, const char *name, void *state, void (*reset)(void *state),
-		       void (*destroy)(void *state));
+                       void (*destroy)(void *state));
 
 /* Machine-clock time, ns since the start. [any] */
 uint64_t machine_now(struct machine *machine);
 
 /*
- * Deterministic clock: the earliest deadline of any timer (UINT64_MAX: none), and: virtual time is now `now_ns`,
- * run what is due. From the vCPU's thread, no lock held; also reached through engine_host.
+ * Deterministic clock: the earliest deadline of any timer (UINT64_MAX: none), and: virtual time is now
+ * `now_ns`, run what is due. From the vCPU's thread, no lock held; also reached through engine_host.
  */
 uint64_t machine_next_deadline(struct machine *machine);
 void machine_run_timers(struct machine *machine, uint64_t now_ns);
@@ -172,8 +174,8 @@ void machine_run_timers(struct machine *machine, uint64_t now_ns);
 void machine_reset_devices(struct machine *machine);
 
 /*
- * The engine for the configuration: KVM under AUTO only where a trial works. Returns NULL with error_text() where
- * the engine asked for is not usable here.
+ * The engine for the configuration: KVM under AUTO only where a trial works. Returns NULL with error_text()
+ * where the engine asked for is not usable here.
  */
 const struct engine_ops *engine_select(const struct machine_config *config);
 

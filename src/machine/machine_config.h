@@ -32,18 +32,20 @@ struct machine_config {
 	enum machine_engine engine;
 	struct cpu_model_request cpu;
 	enum engine_clock clock;
-	int64_t rtc_start;    /* s since 1970 UTC at the start; INT64_MIN: the host's (deterministic: 2026-01-01) */
-	unsigned trace;       /* ENGINE_TRACE_* */
-	unsigned tune_off;    /* ENGINE_TUNE_* */
+	int64_t
+	    rtc_start;  /* s since 1970 UTC at the start; INT64_MIN: the host's (deterministic: 2026-01-01) */
+	unsigned trace; /* ENGINE_TRACE_* */
+	unsigned tune_off; /* ENGINE_TUNE_* */
 	enum machine_on_reset on_reset;
 
-	/* Host side of COM1 and COM2: "stdio", "file:PATH", "pty", "unix:PATH", "null"; NULL: no such port. */
+	/* Host side of COM1 and COM2: "stdio", "file:PATH", "pty", "unix:PATH", "null"; NULL: no such port.
+	 */
 	const char *serial[MACHINE_SERIAL_PORTS];
 
 	/* boot/ */
 	enum machine_boot boot;
-	const char *kernel, *initrd, *append; /* NULL: none */
-	const char *firmware;                 /* a ROM image instead of direct boot, or NULL */
+	const char *kernel, *initrd, *append;     /* NULL: none */
+	const char *firmware;                     /* a ROM image instead of direct boot, or NULL */
 	const char *module[MACHINE_BOOT_MODULES]; /* Multiboot: "PATH arguments" */
 	unsigned module_count;
 };

@@ -1,6 +1,6 @@
 /*
- * The machine's life: one thread per vCPU calls the engine until somebody asks for a stop; then all are kicked
- * and joined, and the machine ends or, after a reset that is to restart, loads its guest again.
+ * The machine's life: one thread per vCPU calls the engine until somebody asks for a stop; then all are
+ * kicked and joined, and the machine ends or, after a reset that is to restart, loads its guest again.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -97,10 +97,10 @@ static void report_triple_fault(struct machine_vcpu *vcpu)
 		return;
 	}
 	fprintf(stderr,
-		"nestor: triple fault on CPU %u at %04x:%016" PRIx64 ", CR0 %#" PRIx64 " CR2 %#" PRIx64
-		" CR3 %#" PRIx64 " CR4 %#" PRIx64 " EFER %#" PRIx64 " RSP %#" PRIx64 "\n",
-		vcpu->index, state.seg[SEG_CS].selector, state.rip, state.cr0, state.cr2, state.cr3, state.cr4,
-		state.efer, state.gpr[REG_RSP]);
+	        "nestor: triple fault on CPU %u at %04x:%016" PRIx64 ", CR0 %#" PRIx64 " CR2 %#" PRIx64
+	        " CR3 %#" PRIx64 " CR4 %#" PRIx64 " EFER %#" PRIx64 " RSP %#" PRIx64 "\n",
+	        vcpu->index, state.seg[SEG_CS].selector, state.rip, state.cr0, state.cr2, state.cr3,
+	        state.cr4, state.efer, state.gpr[REG_RSP]);
 }
 
 static void *vcpu_thread(void *argument)

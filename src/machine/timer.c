@@ -13,7 +13,7 @@ void timer_queue_init(struct timer_queue *queue)
 }
 
 int timer_init(struct machine_timer *timer, struct timer_queue *queue, void (*expired)(void *context),
-	       void *context)
+               void *context)
 {
 	bool room;
 

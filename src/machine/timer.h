@@ -1,6 +1,6 @@
 /*
- * One-shot timers on the machine's clock, in one queue ordered by deadline, then by order of arming (so that a
- * deterministic run is one). Under the real clock the event loop's thread runs what is due; under the
+ * One-shot timers on the machine's clock, in one queue ordered by deadline, then by order of arming (so that
+ * a deterministic run is one). Under the real clock the event loop's thread runs what is due; under the
  * deterministic clock the vCPU's thread does, through machine_run_timers.
  */
 #ifndef NESTOR_MACHINE_TIMER_H
@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define TIMER_NEVER UINT64_MAX
+#define TIMER_NEVER     UINT64_MAX
 #define TIMER_QUEUE_MAX 160
 
 struct machine;
@@ -22,7 +22,7 @@ struct machine_timer {
 	bool unlocked;     /* expired() is called without the machine lock (vCPU timers) */
 	uint64_t deadline; /* under the queue's lock, as what follows */
 	uint64_t sequence;
-	int place;         /* in the heap, -1: not armed */
+	int place; /* in the heap, -1: not armed */
 };
 
 struct timer_queue {
@@ -30,8 +30,9 @@ struct timer_queue {
 	struct machine_timer *heap[TIMER_QUEUE_MAX];
 	unsigned count, known; /* known: timers that exist; bounds count */
 	uint64_t sequence;
-	uint64_t programmed;   /* the deadline that wake() was last called for */
-	/* Called with the queue's lock held when the earliest deadline moves before `programmed`. May be NULL. */
+	uint64_t programmed; /* the deadline that wake() was last called for */
+	/* Called with the queue's lock held when the earliest deadline moves before `programmed`. May be
+	 * NULL. */
 	void (*wake)(void *context, uint64_t deadline);
 	void *wake_context;
 };
@@ -41,7 +42,7 @@ void timer_queue_init(struct timer_queue *queue);
 /* Makes *timer known to the queue. expired runs under the machine lock and may arm and cancel timers.
  * Returns 0, or -ENOSPC with error_text(). */
 int timer_init(struct machine_timer *timer, struct timer_queue *queue, void (*expired)(void *context),
-	       void *context);
+               void *context);
 
 /*
  * (Re-)arms for deadline_ns of the machine's clock; TIMER_NEVER disarms; a time that has passed fires soon.

@@ -1,0 +1,149 @@
+/*
+ * Random port and memory accesses to every device, mixed with time, acknowledges, EOIs and resets. Build with
+ * the sanitizers, which find what is wrong; the program itself checks only that the machine stays usable.
+ * gcc -std=gnu17 -g -O1 -fsanitize=address,undefined -D_GNU_SOURCE -Isrc -Itests/unit -o /tmp/fuzz_devices \
+ *   tests/fuzz/fuzz_devices.c src/device/[a-z]*.c src/util/error.c -pthread \
+ *   $(ls src/machine/[a-z]*.c | grep -v -e load -e engine_select) && /tmp/fuzz_devices 1000000 1
+ * Arguments: iterations (default 200000), seed (default 1). The same arguments give the same run.
+ */
+#include "machine_fixture.h"
+
+static uint64_t seed;
+
+/* xorshift64* */
+static uint64_t any(void)
+{
+	seed ^= seed >> 12;
+	seed ^= seed << 25;
+	seed ^= seed >> 27;
+	return seed * UINT64_C(0x2545f4914f6cdd1d);
+}
+
+static uint64_t below(uint64_t limit)
+{
+	return any() % limit;
+}
+
+/* An address in or a little beside what a device claims. */
+static uint64_t some_address(const struct bus *bus)
+{
+	const struct bus_range *range = &bus->range[below(bus->count)];
+
+	return range->start + below(range->size + 4) - (below(16) == 0 ? 2 : 0);
+}
+
+/* Values with few bits, all bits, or a small number, as registers like them. */
+static uint64_t some_value(void)
+{
+	switch (below(6)) {
+	case 0:
+		return 0;
+	case 1:
+		return UINT64_MAX;
+	case 2:
+		return UINT64_C(1) << below(64);
+	case 3:
+		return below(256);
+	case 4:
+		return below(65536);
+	default:
+		return any();
+	}
+}
+
+static void touch_memory(struct machine *machine)
+{
+	uint64_t gpa = below(machine->config.memory_size - 8) & ~UINT64_C(7);
+	uint64_t value = below(4) ? __builtin_bswap64(below(machine->config.memory_size)) : any();
+	void *host = machine_memory(machine, GPA(gpa), 8);
+
+	if (host)
+		memcpy(host, &value, 8);
+}
+
+static void step(struct machine *machine)
+{
+	uint64_t address;
+	uint64_t now;
+
+	switch (below(16)) {
+	case 0 ... 3:
+		in(machine, (uint16_t)some_address(&machine->pio), 1u << below(3));
+		break;
+	case 4 ... 7:
+		out(machine, (uint16_t)some_address(&machine->pio), 1u << below(3), (uint32_t)some_value());
+		break;
+	case 8 ... 9:
+		load(machine, some_address(&machine->mmio), 1u << below(4));
+		break;
+	case 10 ... 11:
+		address = some_address(&machine->mmio);
+		if (below(2))
+			address &= ~UINT64_C(7);
+		store(machine, address, 1u << below(4), some_value());
+		break;
+	case 12:
+		now = machine_now(machine);
+		address = machine_next_deadline(machine);
+		if (now > UINT64_C(1) << 60)
+			break;
+		/* To the next deadline, a little on, or far: up to some hours. */
+		if (below(3) == 0 && address != UINT64_MAX)
+			machine_run_timers(machine, address);
+		else
+			machine_run_timers(machine, now + below(UINT64_C(1) << (below(8) ? 24 : 44)));
+		break;
+	case 13:
+		if (acknowledge(machine) >= 0 && below(2))
+			out(machine, below(2) ? 0x20 : 0xa0, 1, 0x20);
+		break;
+	case 14:
+		machine->host.eoi(machine, (uint8_t)any());
+		touch_memory(machine);
+		break;
+	default:
+		if (below(512) == 0) {
+			machine_lock(machine);
+			machine_reset_devices(machine);
+			machine_unlock(machine);
+		}
+		break;
+	}
+	fake_vm.msi_count = 0;
+}
+
+/* After all that, a reset must bring back working interrupts and time. */
+static void check_usable(struct machine *machine)
+{
+	machine_lock(machine);
+	machine_reset_devices(machine);
+	machine_unlock(machine);
+	init_pics(machine, 1, 1);
+	out(machine, 0x21, 1, 0xfe); /* only IRQ 0 */
+	out(machine, 0x43, 1, 0x30);
+	out(machine, 0x40, 1, 0x00);
+	out(machine, 0x40, 1, 0x10);
+	pass(machine, 10000000);
+	if (acknowledge(machine) != 0x20) {
+		fprintf(stderr, "no timer interrupt after a reset\n");
+		abort();
+	}
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t iterations = argc > 1 ? strtoull(argv[1], NULL, 0) : 200000;
+	struct machine *machine;
+
+	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	machine = fixture_create("null");
+	for (uint64_t i = 0; i < iterations; i++) {
+		step(machine);
+		if (i % 65536 == 65535)
+			check_usable(machine);
+	}
+	check_usable(machine);
+	machine_destroy(machine);
+	printf("%llu accesses\n", (unsigned long long)iterations);
+	return 0;
+}
