@@ -59,7 +59,7 @@ bool vmx_store_msrs(struct cpu *cpu, uint64_t address, uint64_t count);
 
 /*
  * A VM-entry failure during or after loading guest state: only reason (with bit 31) and qualification are
- * recorded, then host state is loaded. `rule` is what failed, or NULL.
+ * recorded, then host state is loaded.
  */
 _Noreturn void vmx_fail_entry(struct cpu *cpu, uint32_t reason, uint64_t qualification);
 
