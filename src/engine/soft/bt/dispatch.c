@@ -172,6 +172,8 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	if (link && bt->flushes == flushes && !one && !block->crosses_page && !(cpu->mode & MODE_STEP) &&
 	    (cpu->mode & ~(uint32_t)0) == link->from->key)
 		block_link_to(bt, link, block);
+	/* RF has done its duty; a fault pushes it as 1 by itself, and IRET may set it anew. */
+	cpu->rflags_system &= ~(uint64_t)FLAG_RF;
 	cpu->rip_page = cpu->rip - (linear & (PAGE_SIZE - 1));
 	if (cpu->fpu_stashed)
 		fpu_unstash(cpu);
@@ -183,7 +185,6 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
 	if (cpu->mode & MODE_STEP || trap) {
-		cpu->rflags_system &= ~(uint64_t)FLAG_RF;
 		if (trap) {
 			cpu->debug_trap_pending = true;
 			cpu->dr6_pending |= 1u << 14; /* BS */
@@ -191,8 +192,6 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		cpu_poll_soon(cpu);
 		return NULL;
 	}
-	if (cpu->rflags_system & FLAG_RF)
-		cpu->rflags_system &= ~(uint64_t)FLAG_RF;
 	return next;
 }
 

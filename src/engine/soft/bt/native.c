@@ -465,7 +465,9 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 		}
 		rm = emit_access(t, insn, shape->memory_size, shape->memory_use);
 	} else if (insn->is_memory) {
-		rm = at(H_RAX, 0); /* the address is not used */
+		/* No such instruction comes here; natively it would see the host's memory. */
+		emit_op_call(t, insn, op_ud, true);
+		return;
 	}
 	if (rm.memory) {
 		if (rm.base != H_NONE)

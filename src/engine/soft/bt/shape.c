@@ -169,13 +169,28 @@ static void fill_operand(struct shape *shape, const ZydisDecodedOperand *operand
 	}
 }
 
-/* A shift or rotation by CL or by an immediate that may be zero leaves the flags alone for a count of 0. */
+/*
+ * A shift or rotation by CL or by an immediate that may be zero leaves the flags alone for a count of 0; BSF, BSR
+ * and divisions leave undefined ones, on many hosts unchanged.
+ */
 static bool writes_flags_conditionally(const struct insn *insn)
 {
+	if (insn->map == 0 && (insn->opcode == 0xf6 || insn->opcode == 0xf7))
+		return (insn->reg & 7) >= 6;
 	if (insn->map == 0)
 		return insn->opcode == 0xc0 || insn->opcode == 0xc1 || insn->opcode == 0xd2 || insn->opcode == 0xd3;
 	return insn->map == 1 && (insn->opcode == 0xa4 || insn->opcode == 0xa5 || insn->opcode == 0xac ||
 				  insn->opcode == 0xad || insn->opcode == 0xbc || insn->opcode == 0xbd);
+}
+
+/*
+ * An "undefined" flag may be one that the host leaves as it was. Logic and shifts compute theirs on every host;
+ * about the rest nothing is supposed.
+ */
+static bool leaves_undefined_flags(const ZydisDecodedInstruction *in)
+{
+	return in->meta.category != ZYDIS_CATEGORY_LOGICAL && in->meta.category != ZYDIS_CATEGORY_SHIFT &&
+	       in->meta.category != ZYDIS_CATEGORY_ROTATE;
 }
 
 const struct shape *shape_make(struct shape_cache *cache, uint64_t key, const struct insn *insn,
@@ -210,6 +225,8 @@ const struct shape *shape_make(struct shape_cache *cache, uint64_t key, const st
 		shape->flags_written = flags_from(f->modified | f->set_0 | f->set_1 | f->undefined);
 		if (writes_flags_conditionally(insn))
 			shape->flags_read |= shape->flags_written;
+		else if (leaves_undefined_flags(&in))
+			shape->flags_read |= flags_from(f->undefined);
 	} else if (in.cpu_flags) {
 		/* COMISS, PTEST, FCOMI, FCMOV … */
 		shape->flags_read = flags_from(in.cpu_flags->tested);

@@ -129,7 +129,7 @@ static void compute_liveness(struct translation *t, const uint8_t *page)
 
 	t->live_before[t->count] = live;
 	for (unsigned i = t->count; i-- > 0;) {
-		live = live_through(&t->insn[i], t->shape[i], live);
+		live = live_through(&t->insn[i], &t->shape[i], live);
 		t->live_before[i] = live;
 	}
 }
@@ -730,7 +730,10 @@ static void decode_block(struct translation *t, const uint8_t *page, unsigned of
 			insn->op = BT_UNDEFINED; /* run time tells #GP from #UD by the length */
 			insn->length = 16;
 		} else {
-			t->shape[t->count] = classify(t->bt, insn, bytes, t->key);
+			const struct shape *shape = classify(t->bt, insn, bytes, t->key);
+
+			if (shape)
+				t->shape[t->count] = *shape;
 		}
 		offset += insn->length;
 		t->offset[++t->count] = offset;
@@ -812,7 +815,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		if (!t.code64 && (t.insn[t.i].is_memory || t.insn[t.i].op == BT_XLAT) &&
 		    (t.insn[t.i].segment == SEG_FS || t.insn[t.i].segment == SEG_GS))
 			t.careful = true;
-		emit_one(&t, &t.insn[t.i], t.shape[t.i]);
+		emit_one(&t, &t.insn[t.i], &t.shape[t.i]);
 		t.careful = careful;
 	}
 	const struct insn *last = &t.insn[t.count - 1];

@@ -37,7 +37,7 @@ struct translation {
 	bool linear_known;
 	unsigned count;
 	struct insn insn[BLOCK_MAX_INSNS];
-	const struct shape *shape[BLOCK_MAX_INSNS];
+	struct shape shape[BLOCK_MAX_INSNS]; /* where op is BT_NATIVE; copies, for the memo forgets */
 	uint16_t offset[BLOCK_MAX_INSNS + 1]; /* page offset of each instruction, and of the next one */
 	uint8_t live_before[BLOCK_MAX_INSNS + 1]; /* SHAPE_*: flags needed before instruction i */
 	unsigned i; /* the present instruction */
