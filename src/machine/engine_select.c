@@ -4,10 +4,10 @@
  * real-mode code that leaves through the debug-exit port.
  */
 #include <errno.h>
-#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "engine/kvm_probe.h"
 #include "engine/vcpu_state.h"
 #include "machine/machine.h"
 #include "util/error.h"
@@ -78,15 +78,18 @@ static int try_engine(const struct machine_config *config, const struct engine_o
 	return error;
 }
 
+/* The engine's own probe tells best what is wrong with /dev/kvm; our trial adds the CPU model and our devices. */
 static const struct engine_ops *select_kvm(const struct machine_config *config)
 {
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	const char *why_not;
+	char reason[256];
 
-	if (fd < 0) {
-		error_set(errno, "engine kvm: cannot open /dev/kvm: %s; use --engine soft", strerror(errno));
+	if (engine_kvm_probe(config->cpu.nested_vmx, &why_not)) {
+		/* why_not may live where error_set writes */
+		snprintf(reason, sizeof(reason), "%s", why_not);
+		error_set(ENODEV, "engine kvm: %s", reason);
 		return NULL;
 	}
-	close(fd);
 	return try_engine(config, &engine_kvm) ? NULL : &engine_kvm;
 }
 
