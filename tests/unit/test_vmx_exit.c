@@ -581,7 +581,7 @@ static void msr_load_failure_reports_index(void **state)
 
 	F(VM_ENTRY_MSR_LOAD_ADDRESS) = MSR_LIST;
 	F(VM_ENTRY_MSR_LOAD_COUNT) = 3;
-	for (unsigned i = 0; i < sizeof forbidden / sizeof *forbidden; i++) {
+	for (volatile unsigned i = 0; i < sizeof forbidden / sizeof *forbidden; i++) {
 		put_msr(0, 0x174, 0xaa);
 		put_msr(1, forbidden[i], 1);
 		LEAVES(vmx_enter(cpu, true));

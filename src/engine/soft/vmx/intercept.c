@@ -15,7 +15,11 @@
 
 static unsigned length_of(const struct cpu *cpu, const struct insn *insn)
 {
-	return insn ? insn->length : (cpu->next_rip - cpu->rip) & 0xf;
+	if (insn)
+		return insn->length;
+	/* A task gate met in event delivery: no instruction, or a software event whose length is recorded
+	 * with it. */
+	return cpu->delivering.valid ? 0 : (cpu->next_rip - cpu->rip) & 0xf;
 }
 
 static _Noreturn void leave(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t information,
