@@ -426,7 +426,7 @@ static unsigned full_tag(const struct cpu *cpu, unsigned physical)
 	exponent = (st[8] | st[9] << 8) & 0x7fff;
 	if (!exponent && !significand)
 		return 1;
-	return exponent == 0x7fff || !(significand >> 63) ? 2 : 0;
+	return !exponent || exponent == 0x7fff || !(significand >> 63) ? 2 : 0;
 }
 
 static uint16_t tag_word(const struct cpu *cpu)
@@ -453,6 +453,17 @@ static void make_environment(const struct cpu *cpu, uint8_t *to, unsigned size)
 		memset(to + ENV32 - 2, 0xff, 2);
 }
 
+/* Moves the top of the stack. The area has the registers in stack order, but it is the physical ones that stay. */
+static void rotate_to(struct cpu *cpu, unsigned top)
+{
+	uint8_t old[128];
+	unsigned by = top - top_of_stack(cpu);
+
+	memcpy(old, cpu->fpu_area + FPU_ST0, sizeof(old));
+	for (unsigned i = 0; i < 8; i++)
+		memcpy(cpu->fpu_area + FPU_ST0 + 16 * i, old + 16 * ((i + by) & 7), 16);
+}
+
 /* The error summary and busy flags follow from the exceptions that are flagged and not masked. */
 static void set_control_and_status(struct cpu *cpu, uint16_t control, uint16_t status)
 {
@@ -473,6 +484,7 @@ static void take_environment(struct cpu *cpu, const uint8_t *from, unsigned size
 	for (unsigned i = 0; i < 8; i++)
 		if ((words[2] >> 2 * i & 3) != 3)
 			in_use_tags |= 1u << i;
+	rotate_to(cpu, words[1] >> 11 & 7);
 	/* Bits 15:13 and 7:6 of the control word are reserved; bit 6 reads as 1. */
 	set_control_and_status(cpu, (words[0] & 0x1f3f) | 0x40, words[1]);
 	memset(cpu->fpu_area + FPU_FTW, 0, FPU_MXCSR - FPU_FTW);
@@ -523,6 +535,7 @@ void op_fnsave(struct cpu *cpu, const struct insn *insn)
 		memcpy(image + size + 10 * i, cpu->fpu_area + FPU_ST0 + 16 * i, 10);
 	to_guest(cpu, address, image, size + REGISTERS);
 	/* And then it does FNINIT, which empties the registers but keeps their contents. */
+	rotate_to(cpu, 0);
 	init_x87(cpu, false);
 	changed(cpu);
 }
