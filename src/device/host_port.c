@@ -272,7 +272,7 @@ static int watch_input(struct host_port *port, int fd)
 
 static int open_stdio(struct host_port *port)
 {
-	int terminal = terminal_raw();
+	int terminal = terminal_raw(port->machine->config.trace != 0);
 
 	if (terminal < 0)
 		return terminal;

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <termios.h>
@@ -50,7 +49,12 @@ static void catch_default(int number, void (*handler)(int), int flags)
 	sigaction(number, &action, NULL);
 }
 
-int terminal_raw(void)
+const char *terminal_newline(void)
+{
+	return atomic_load(&is_raw) && !(raw.c_oflag & OPOST) ? "\r\n" : "\n";
+}
+
+int terminal_raw(bool keep_output)
 {
 	static const int fatal[] = {SIGINT,  SIGTERM, SIGHUP, SIGQUIT, SIGABRT,
 	                            SIGSEGV, SIGBUS,  SIGILL, SIGFPE};
@@ -73,7 +77,8 @@ int terminal_raw(void)
 	}
 	raw = saved;
 	cfmakeraw(&raw);
-	raw.c_oflag |= OPOST; /* our own messages end in a plain newline */
+	if (keep_output)
+		raw.c_oflag |= OPOST;
 	raw.c_cc[VMIN] = 1;
 	raw.c_cc[VTIME] = 0;
 	atomic_store(&is_raw, true);

@@ -93,14 +93,14 @@ static void report_triple_fault(struct machine_vcpu *vcpu)
 
 	memset(&state, 0, sizeof(state));
 	if (machine_get_state(vcpu->machine, vcpu->index, &state)) {
-		fprintf(stderr, "nestor: triple fault on CPU %u\n", vcpu->index);
+		fprintf(stderr, "nestor: triple fault on CPU %u%s", vcpu->index, terminal_newline());
 		return;
 	}
 	fprintf(stderr,
 	        "nestor: triple fault on CPU %u at %04x:%016" PRIx64 ", CR0 %#" PRIx64 " CR2 %#" PRIx64
-	        " CR3 %#" PRIx64 " CR4 %#" PRIx64 " EFER %#" PRIx64 " RSP %#" PRIx64 "\n",
+	        " CR3 %#" PRIx64 " CR4 %#" PRIx64 " EFER %#" PRIx64 " RSP %#" PRIx64 "%s",
 	        vcpu->index, state.seg[SEG_CS].selector, state.rip, state.cr0, state.cr2, state.cr3,
-	        state.cr4, state.efer, state.gpr[REG_RSP]);
+	        state.cr4, state.efer, state.gpr[REG_RSP], terminal_newline());
 }
 
 static void *vcpu_thread(void *argument)
@@ -126,7 +126,8 @@ static void *vcpu_thread(void *argument)
 			break;
 		case ENGINE_EXIT_ERROR:
 			if (!machine->quiet)
-				fprintf(stderr, "nestor: CPU %u: %s\n", vcpu->index, error_text());
+				fprintf(stderr, "nestor: CPU %u: %s%s", vcpu->index, error_text(),
+				        terminal_newline());
 			machine_stop(machine, 1);
 			break;
 		}
@@ -171,8 +172,8 @@ static int start_vcpus(struct machine *machine)
 /* A vCPU that does not come back from its engine must not keep the user from leaving. */
 static void give_up(struct machine *machine)
 {
-	fprintf(stderr, "nestor: a CPU thread does not stop; leaving without it\n");
 	terminal_restore();
+	fprintf(stderr, "nestor: a CPU thread does not stop; leaving without it\n");
 	_exit(machine->exit_status ? machine->exit_status : 1);
 }
 
@@ -232,23 +233,23 @@ int machine_run(struct machine *machine)
 	int status = 1;
 
 	if (machine->loader && machine->loader(machine, machine->loader_context)) {
-		fprintf(stderr, "nestor: %s\n", error_text());
+		fprintf(stderr, "nestor: %s%s", error_text(), terminal_newline());
 		return 2;
 	}
 	if (event_loop_start(machine->loop)) {
-		fprintf(stderr, "nestor: %s\n", error_text());
+		fprintf(stderr, "nestor: %s%s", error_text(), terminal_newline());
 		return 1;
 	}
 	for (;;) {
 		if (start_vcpus(machine))
-			fprintf(stderr, "nestor: %s\n", error_text());
+			fprintf(stderr, "nestor: %s%s", error_text(), terminal_newline());
 		wait_for_vcpus(machine);
 		status = machine->exit_status;
 		if (!machine->restart || !machine->loader)
 			break;
 		reset_machine(machine);
 		if (machine->loader(machine, machine->loader_context)) {
-			fprintf(stderr, "nestor: %s\n", error_text());
+			fprintf(stderr, "nestor: %s%s", error_text(), terminal_newline());
 			status = 2;
 			break;
 		}
