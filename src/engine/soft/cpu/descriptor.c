@@ -168,8 +168,14 @@ void segments_drop_privileged(struct cpu *cpu)
 		uint32_t rights = segment->rights;
 		bool conforming = rights_is_code(rights) && (rights & TYPE_DOWN);
 
-		if (!(rights & RIGHTS_UNUSABLE) && !conforming && cpu->cpl > RIGHTS_DPL(rights))
-			segment_set_null(segment, 0, 0);
+		/*
+		 * Only the selector and the rights go; the base stays. KVM emulating a VM exit leaves FS usable with
+		 * DPL 0 and a null selector, and 64-bit user code must still find its FS base after IRET.
+		 */
+		if (!(rights & RIGHTS_UNUSABLE) && !conforming && cpu->cpl > RIGHTS_DPL(rights)) {
+			segment->selector = 0;
+			segment->rights |= RIGHTS_UNUSABLE;
+		}
 	}
 }
 
