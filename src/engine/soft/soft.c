@@ -6,12 +6,14 @@
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/msr.h"
 #include "engine/soft/cpu/time.h"
 #include "engine/soft/vmx/vmx.h"
 #include "engine/vcpu_state.h"
 #include "util/error.h"
 
-#define SOFT_CPUS_MAX 64
+#define SOFT_CPUS_MAX	64
+#define PCI_HOLE_START	0xc0000000u /* RAM below ends here at the latest: 3 GiB */
 
 struct engine_vcpu {
 	struct engine_vm *vm;
@@ -151,7 +153,10 @@ static int soft_vcpu_set_state(struct engine_vcpu *vcpu, const struct vcpu_state
 	cpu->efer = state->efer;
 	cpu->cpl = state->cr0 & CR0_PE ? RIGHTS_DPL(state->seg[SEG_SS].rights) : 0;
 	apic_set_cr8(cpu, state->cr8);
-	cpu->msr.apic_base = state->apic_base ? state->apic_base : cpu->msr.apic_base;
+	if (state->apic_base)
+		msr_write(cpu, MSR_APIC_BASE, state->apic_base);
+	/* A guest that is not started by firmware finds the MTRRs as firmware leaves them. */
+	msr_set_firmware_mtrrs(cpu, PCI_HOLE_START);
 	if (cpu->cr0 & CR0_PG && cpu->cr4 & CR4_PAE && !(cpu->efer & EFER_LMA))
 		cpu_read_pdptes(cpu, cpu->cr3, cpu->pdpte);
 	tlb_flush_all(cpu);
