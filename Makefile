@@ -23,7 +23,7 @@ help:
 
 # meson needs cmocka only to run the tests, and finds new test files when it is configured anew.
 define configure
-	@if [ -f $(1)/build.ninja ]; then meson setup --reconfigure $(1) >$(1)/setup.log; \
+	@if [ -f $(1)/build.ninja ]; then meson setup --reconfigure $(1) $(2) >$(1)/setup.log; \
 	else mkdir -p $(1) && meson setup $(1) $(2) >$(1)/setup.log; fi || { tail -n 5 $(1)/setup.log; exit 1; }
 endef
 
