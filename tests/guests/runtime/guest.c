@@ -1,0 +1,153 @@
+#include "guest.h"
+
+#include <stdarg.h>
+
+#define COM1 0x3f8
+
+unsigned checks_failed, checks_made;
+volatile struct fault fault;
+volatile uint64_t recover_rip;
+volatile unsigned interrupts[256];
+bool (*volatile on_exception)(struct frame *frame);
+static const char *rule_name = "start";
+static uint64_t idt[512];
+
+void *memcpy(void *to, const void *from, size_t size)
+{
+	void *start = to;
+
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+	return start;
+}
+
+void *memset(void *to, int value, size_t size)
+{
+	void *start = to;
+
+	__asm__ volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(value) : "memory");
+	return start;
+}
+
+static void put(char c)
+{
+	if (c == '\n')
+		outb(COM1, '\r');
+	outb(COM1, (uint8_t)c);
+}
+
+static void put_number(uint64_t value, unsigned base, unsigned width)
+{
+	char digits[20];
+	unsigned count = 0;
+
+	do {
+		digits[count++] = "0123456789abcdef"[value % base];
+		value /= base;
+	} while (value);
+	while (count < width && count < sizeof(digits))
+		digits[count++] = '0';
+	while (count)
+		put(digits[--count]);
+}
+
+void print(const char *format, ...)
+{
+	va_list list;
+
+	va_start(list, format);
+	for (; *format; format++) {
+		unsigned width = 0, longs = 0;
+
+		if (*format != '%') {
+			put(*format);
+			continue;
+		}
+		while (*++format >= '0' && *format <= '9')
+			width = width * 10 + (unsigned)(*format - '0');
+		for (; *format == 'l'; format++)
+			longs++;
+		switch (*format) {
+		case 's':
+			for (const char *s = va_arg(list, const char *); *s; s++)
+				put(*s);
+			break;
+		case 'c':
+			put((char)va_arg(list, int));
+			break;
+		case 'd':
+		case 'u':
+		case 'x':
+			put_number(longs ? va_arg(list, uint64_t) : va_arg(list, uint32_t),
+			           *format == 'x' ? 16 : 10, width);
+			break;
+		case '%':
+			put('%');
+			break;
+		}
+	}
+	va_end(list);
+}
+
+_Noreturn void finish(unsigned value)
+{
+	for (;;)
+		__asm__ volatile("outl %0, %1\n\tcli\n\thlt" : : "a"(value), "Nd"((uint16_t)0xf4));
+}
+
+void rule(const char *name)
+{
+	rule_name = name;
+}
+
+void check_failed(const char *file, int line, const char *text, uint64_t actual, uint64_t expected)
+{
+	checks_failed++;
+	print("%s:%d: %s: %s is %lx, not %lx\n", file, line, rule_name, text, actual, expected);
+}
+
+void runtime_exception(struct frame *frame)
+{
+	fault.vector = frame->vector;
+	fault.error = frame->error;
+	fault.rip = frame->rip;
+	fault.rflags = frame->rflags;
+	fault.cr2 = read_cr2();
+	fault.count++;
+	interrupts[frame->vector]++;
+	if (on_exception && on_exception(frame))
+		return;
+	if (frame->vector >= 32) {
+		apic_write(0xb0, 0);
+		return;
+	}
+	if (recover_rip) {
+		frame->rip = recover_rip;
+		recover_rip = 0;
+		return;
+	}
+	print("%s: unexpected exception %lu, error %lx, rip %lx, cr2 %lx, rsp %lx\n", rule_name, frame->vector,
+	      frame->error, frame->rip, read_cr2(), frame->rsp);
+	finish(2);
+}
+
+unsigned runtime_main(void)
+{
+	struct __attribute__((packed)) {
+		uint16_t limit;
+		uint64_t base;
+	} pointer = {sizeof(idt) - 1, (uint64_t)idt};
+
+	for (unsigned i = 0; i < 256; i++) {
+		uint64_t handler = (uint64_t)runtime_vectors + 16 * i;
+
+		idt[2 * i] = (handler & 0xffff) | (uint64_t)CODE64 << 16 | 0x8eull << 40 | (handler >> 16 & 0xffff) << 48;
+		idt[2 * i + 1] = handler >> 32;
+	}
+	__asm__ volatile("lidt %0" : : "m"(pointer));
+	/* Both 8259s masked: interrupts are the local APIC's. */
+	outb(0x21, 0xff);
+	outb(0xa1, 0xff);
+	guest_main();
+	print("%u checks, %u failed\n", checks_made, checks_failed);
+	return checks_failed ? 1 : 0;
+}
