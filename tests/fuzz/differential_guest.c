@@ -142,7 +142,7 @@ static void plant_defect(void)
 		if (shape->key && shape->flags_read == SHAPE_CF)
 			shape->flags_read = 0;
 		if (shape->key && shape->flags_written == (SHAPE_ALL & ~SHAPE_CF))
-			shape->flags_written = SHAPE_ALL;
+			shape->flags_written = shape->flags_killed = SHAPE_ALL;
 	}
 }
 

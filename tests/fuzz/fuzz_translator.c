@@ -180,7 +180,8 @@ static struct operand pick_memory_of(unsigned size, bool aligned, bool inside)
 	uint64_t address = pick_address(size);
 
 	/* A faulting store of 80 bits may leave a part of it on the host: keep those inside. So too
-	 * operands that must be aligned: whether #GP or #PF comes first is not modelled. */
+	 * operands that must be aligned (whether #GP or #PF comes first is not modelled) and MMX's (a host may
+	 * have left x87 mode when the access faults). */
 	if (size == 10 || inside)
 		address = DATA + 4096 - pick(2 * size);
 	if (aligned)
@@ -646,7 +647,7 @@ static void gen_template(const struct template *t)
 	bool memory_form = flags & RM_ONLY_MEMORY || (!(flags & RM_ONLY_REG) && pick(2));
 
 	if (memory_form) {
-		rm = pick_memory_of(memory, flags & ALIGNED && pick(32), flags & ALIGNED);
+		rm = pick_memory_of(memory, flags & ALIGNED && pick(32), flags & (ALIGNED | MMX));
 	} else if (flags & RM_G) {
 		rm = reg_operand(byte_rex || size ? pick_register() : pick(8));
 		if (flags & BYTE && !byte_rex && !size && rm.reg == 4 && false)
@@ -805,6 +806,29 @@ static void gen_string(void)
 	put(ops[pick(sizeof(ops))]);
 }
 
+/* Several accesses around one pointer, in one page or over two: what the translator looks up together. */
+static void gen_structure(void)
+{
+	unsigned base = pick_register(), count = 2 + pick(6);
+
+	put_mov_imm(base, pick(4) ? DATA + 64 + pick(DATA_SIZE - 256) : DATA + 4096 * (1 + pick(DATA_PAGES)) - pick(64));
+	for (unsigned i = 0; i < count; i++) {
+		struct operand rm = { .memory = true, .base = base, .index = 16, .disp = (int)pick(96) - 32 };
+		unsigned prefix, reg;
+		bool w;
+
+		do
+			reg = pick_register();
+		while (reg == base && pick(8));
+		pick_size(&prefix, &w);
+		if (pick(6) == 0) /* the pointer moves by a constant */
+			put_legacy(0, false, true, false, 0, 0x83, pick(2) ? 0 : 5, reg_operand(base), 1, pick(32));
+		else
+			put_legacy(prefix, false, w, false, 0, (const uint8_t[]){ 0x89, 0x8b, 0x01, 0x13, 0x3b }[pick(5)],
+				   reg, rm, 0, 0);
+	}
+}
+
 static const char *only_group;
 
 static void gen_instruction(void)
@@ -818,7 +842,7 @@ static void gen_instruction(void)
 		gen_template(t);
 		return;
 	}
-	switch (pick(24)) {
+	switch (pick(26)) {
 	case 0 ... 4:
 		gen_alu();
 		break;
@@ -839,6 +863,9 @@ static void gen_instruction(void)
 		break;
 	case 10:
 		gen_string();
+		break;
+	case 11 ... 12:
+		gen_structure();
 		break;
 	default:
 		gen_template(&templates[pick(TEMPLATES)]);

@@ -43,7 +43,8 @@
 /* Key bits besides cpu->mode. */
 #define KEY_ONE     (1u << 30) /* one instruction, always leaves to the dispatcher */
 #define KEY_CAREFUL (1u << 31) /* every memory operand through C */
-#define MODE_BITS   0x3fffffffu
+#define KEY_NO_GROUPS (1u << 29) /* every access looked up by itself (group.h); leaves to the dispatcher */
+#define MODE_BITS   0x1fffffffu
 
 struct block;
 
@@ -131,7 +132,7 @@ struct bt {
 
 	/* thunks, executable addresses */
 	uint64_t (*enter)(struct cpu *cpu, const void *code);
-	uint8_t *exit, *exit_indirect, *call_op, *slow_access, *careful_access, *careful_commit, *native_fault;
+	uint8_t *exit, *exit_indirect, *call_op, *slow_access, *slow_group, *careful_access, *careful_commit, *native_fault;
 	uint8_t *jump_cached[TLB_CLASSES];
 };
 
@@ -177,6 +178,8 @@ void bt_emit_thunks(struct bt *bt);
 /* ---- runtime.c: called from translated code ---- */
 uint64_t bt_run_op(struct cpu *cpu, struct op_call *call);
 uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access);
+struct group_access;
+uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access *access);
 uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access);
 void bt_careful_commit(struct cpu *cpu);
 _Noreturn void bt_native_fault(struct cpu *cpu, struct native_site *site);

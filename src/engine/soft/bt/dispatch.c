@@ -127,7 +127,7 @@ static struct jump_entry *jump_slot(struct cpu *cpu)
 
 static bool may_cache(const struct cpu *cpu, const struct block *block)
 {
-	if (block->crosses_page || block->key & (KEY_ONE | MODE_STEP))
+	if (block->crosses_page || block->key & (KEY_ONE | KEY_NO_GROUPS | MODE_STEP))
 		return false;
 	return cpu->mode & MODE_CODE64 || (cpu->mode & MODE_FLAT && cpu->mode & MODE_CODE32);
 }

@@ -219,11 +219,62 @@ static struct place emit_constant_lookup(struct translation *t, uint64_t address
 	return at(H_R10, (int32_t)address);
 }
 
-struct place emit_access(struct translation *t, const struct insn *insn, unsigned size, unsigned use)
+/* A member's operand: base and displacement as they are, the group's addend from struct cpu. Keeps the flags. */
+static struct place grouped_operand(struct translation *t, const struct insn *insn, bool addend_in_r10, unsigned slot)
 {
-	uint64_t constant;
-	unsigned base;
+	unsigned base = host_register(insn->base);
 
+	if (!addend_in_r10)
+		emit_load(t->e, H_R10, in_cpu(CPU_GROUP(slot)));
+	if (base == H_NONE) {
+		emit_load(t->e, H_R11, in_cpu(CPU_GPR(insn->base)));
+		emit_lea(t->e, H_R10, at_indexed(H_R10, H_R11, 0, 0));
+		return at(H_R10, insn->displacement);
+	}
+	return at_indexed(base, H_R10, 0, insn->displacement);
+}
+
+/* A leader looks up the group's whole range. */
+static struct place emit_group_lookup(struct translation *t, const struct insn *insn, const struct access_group *group,
+				      unsigned size, unsigned use)
+{
+	struct emitter *e = t->e;
+	struct group_access *access = bt_alloc(t->bt, sizeof(*access));
+	int32_t low = group->low - group->leader_offset;
+	unsigned range = group->high - group->low, base;
+
+	if (!access) {
+		e->overflow = true;
+		return at(H_R10, 0);
+	}
+	*access = (struct group_access){ .page_offset = t->offset[t->i], .range = range,
+					 .leader_distance = insn->displacement - low, .leader_size = size,
+					 .leader_use = use, .use = group->use, .segment = insn->segment,
+					 .index = t->i, .flags_dead = t->flags == FLAGS_DEAD };
+	base = use_guest_register(t, insn->base, H_R11);
+	emit_lea(e, H_R11, at(base, low));
+	emit_lookup(t, range, group->use, insn->segment, false);
+	t->stub[t->stub_count - 1].group = access;
+	emit_store(e, in_cpu(CPU_GROUP(group->slot)), H_R10);
+	return grouped_operand(t, insn, true, group->slot);
+}
+
+struct place emit_access(struct translation *t, const struct insn *insn, unsigned size, unsigned use, unsigned live)
+{
+	unsigned base, number = t->access++;
+	uint64_t constant;
+
+	if (number < 2 && t->group_of[t->i][number] != NO_GROUP) {
+		const struct access_group *group = &t->group[t->group_of[t->i][number]];
+
+		if (group->slot != NO_GROUP) {
+			if (group->leader_insn != t->i || group->leader_access != number)
+				return grouped_operand(t, insn, false, group->slot);
+			flags_before_clobber(t, live);
+			return emit_group_lookup(t, insn, group, size, use);
+		}
+	}
+	flags_before_clobber(t, live);
 	if (t->careful) {
 		emit_effective_address(t, insn);
 		return emit_careful(t, size, use, insn->segment);
@@ -458,12 +509,11 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 
 	/* The stack pointer is named implicitly only by instructions that never come here. */
 	if (insn->is_memory && shape->memory_use) {
-		flags_before_clobber(t, live);
 		if (size_code(shape->memory_size) == 15) {
 			emit_op_call(t, insn, op_ud, true); /* no announced instruction has such an operand */
 			return;
 		}
-		rm = emit_access(t, insn, shape->memory_size, shape->memory_use);
+		rm = emit_access(t, insn, shape->memory_size, shape->memory_use, live);
 	} else if (insn->is_memory) {
 		/* No such instruction comes here; natively it would see the host's memory. */
 		emit_op_call(t, insn, op_ud, true);
@@ -509,7 +559,7 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 		rm = at(low, 0);
 	}
 
-	if (shape->flags_read || (live_after & ~shape->flags_written)) {
+	if (shape->flags_read || (live_after & ~shape->flags_killed)) {
 		if (shape->flags_read || shape->flags_written) {
 			unsigned free = !(r.used >> H_R11 & 1) ? H_R11 : !(r.used >> H_R10 & 1) ? H_R10 : H_NONE;
 

@@ -1,5 +1,6 @@
 /* What translated code calls: ops, and memory accesses that the inline lookup could not do. */
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/group.h"
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/memory.h"
 
@@ -111,6 +112,37 @@ uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access)
 	addend = (uint64_t)bounce - gla;
 	C_END(cpu);
 	return addend;
+}
+
+/*
+ * The leader of a group of accesses (group.h): gla is the start of the group's range. The leader's own access may
+ * fault; what the others need is looked for in the TLB, and where it is not there they are done one by one.
+ */
+uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access *group)
+{
+	uint64_t own = gla + group->leader_distance, addend;
+	bool write = group->leader_use & USE_WRITE;
+	gpa_t gpa;
+
+	C_BEGIN(cpu);
+	cpu->rip = bt_rip(cpu, group->page_offset);
+	if (group->flags_dead)
+		flags_canonical(cpu);
+	if (is_canonical(gla) && (gla & (PAGE_SIZE - 1)) + group->range <= PAGE_SIZE) {
+		uint8_t *host = tlb_access(cpu, GLA(own), group->leader_size, write ? ACCESS_WRITE : ACCESS_READ,
+					   mem_class(cpu), &gpa);
+		const struct tlb_tables *tables = &cpu->region->tables;
+		unsigned class = mem_class(cpu), slot = tlb_slot(gla);
+		const struct tlb_entry *entry = group->use & USE_WRITE ? &tables->write[class][slot] : &tables->read[class][slot];
+
+		if (host && entry->page == (gla & PAGE_MASK)) {
+			addend = entry->addend;
+			C_END(cpu);
+			return addend;
+		}
+	}
+	cpu->bt->careful_key = KEY_NO_GROUPS;
+	cpu_leave(cpu);
 }
 
 /* Returns the host address of the operand: the bounce buffer. */

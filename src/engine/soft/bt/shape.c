@@ -184,13 +184,12 @@ static bool writes_flags_conditionally(const struct insn *insn)
 }
 
 /*
- * An "undefined" flag may be one that the host leaves as it was. Logic and shifts compute theirs on every host;
- * about the rest nothing is supposed.
+ * An "undefined" flag may be one that the host leaves as it was. Logic computes AF on every host; about the rest
+ * nothing is supposed.
  */
 static bool leaves_undefined_flags(const ZydisDecodedInstruction *in)
 {
-	return in->meta.category != ZYDIS_CATEGORY_LOGICAL && in->meta.category != ZYDIS_CATEGORY_SHIFT &&
-	       in->meta.category != ZYDIS_CATEGORY_ROTATE;
+	return in->meta.category != ZYDIS_CATEGORY_LOGICAL;
 }
 
 const struct shape *shape_make(struct shape_cache *cache, uint64_t key, const struct insn *insn,
@@ -223,14 +222,16 @@ const struct shape *shape_make(struct shape_cache *cache, uint64_t key, const st
 
 		shape->flags_read = flags_from(f->tested);
 		shape->flags_written = flags_from(f->modified | f->set_0 | f->set_1 | f->undefined);
+		shape->flags_killed = shape->flags_written;
 		if (writes_flags_conditionally(insn))
-			shape->flags_read |= shape->flags_written;
+			shape->flags_killed = 0;
 		else if (leaves_undefined_flags(&in))
-			shape->flags_read |= flags_from(f->undefined);
+			shape->flags_killed &= ~flags_from(f->undefined);
 	} else if (in.cpu_flags) {
 		/* COMISS, PTEST, FCOMI, FCMOV … */
 		shape->flags_read = flags_from(in.cpu_flags->tested);
 		shape->flags_written = flags_from(in.cpu_flags->modified | in.cpu_flags->set_0 | in.cpu_flags->set_1);
+		shape->flags_killed = shape->flags_written;
 	}
 	shape->may_fault = unit != UNIT_INTEGER ||
 			   (insn->map == 0 && (insn->opcode == 0xf6 || insn->opcode == 0xf7) && (insn->reg & 7) >= 6);

@@ -34,7 +34,8 @@ struct shape {
 	uint8_t memory_use;      /* USE_* */
 	uint8_t reg_use, rm_use, vvvv_use; /* USE_*: where the field names a general register */
 	bool reg_is_byte, rm_is_byte;
-	uint8_t flags_read, flags_written; /* SHAPE_*; a flag that is only sometimes written counts as read too */
+	/* SHAPE_*. flags_killed: written whatever happens; a flag in flags_written alone may also stay as it was. */
+	uint8_t flags_read, flags_written, flags_killed;
 	uint16_t implicit;       /* general registers used without being named */
 	bool may_fault;          /* natively: #DE, #MF, #XM, or #GP for alignment */
 };

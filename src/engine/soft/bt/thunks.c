@@ -110,7 +110,7 @@ static uint8_t *emit_access_thunk(struct bt *bt, const void *function)
 	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_R11);
 	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
 	emit_op(e, true, 0x8b, H_RSI, in_reg(H_R11));
-	emit_op(e, false, 0x8b, H_RDX, in_reg(H_R10));
+	emit_op(e, true, 0x8b, H_RDX, in_reg(H_R10));
 	emit_rsp_adjust(e, -8);
 	emit_call_c(e, function);
 	emit_rsp_adjust(e, 8);
@@ -182,6 +182,7 @@ void bt_emit_thunks(struct bt *bt)
 	emit_exits(bt);
 	emit_op_thunk(bt);
 	bt->slow_access = emit_access_thunk(bt, (void *)bt_slow_access);
+	bt->slow_group = emit_access_thunk(bt, (void *)bt_slow_group);
 	bt->careful_access = emit_access_thunk(bt, (void *)bt_careful_access);
 	emit_commit_thunk(bt);
 	emit_fault_thunk(bt);

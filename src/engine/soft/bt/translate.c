@@ -44,7 +44,7 @@ static unsigned live_through(const struct insn *insn, const struct shape *shape,
 {
 	switch (insn->op) {
 	case BT_NATIVE:
-		return (live_after & ~shape->flags_written) | shape->flags_read;
+		return (live_after & ~shape->flags_killed) | shape->flags_read;
 	case BT_JCC:
 		return live_after | condition_flags[(insn->opcode >> 1) & 7];
 	case BT_LOOP:
@@ -96,7 +96,7 @@ static unsigned look_ahead(struct translation *t, const uint8_t *page, int64_t o
 		needed |= live & ~written;
 		t->block->granules |= 1ull << (offset >> 6) | 1ull << (((offset + insn.length - 1) >> 6) & 63);
 		if (insn.op == BT_NATIVE)
-			written |= shape->flags_written;
+			written |= shape->flags_killed;
 		if (written == SHAPE_ALL || needed == SHAPE_ALL)
 			return needed;
 		if (ends_block(&insn))
@@ -139,7 +139,7 @@ static void compute_liveness(struct translation *t, const uint8_t *page)
 /* r11 holds the target (offset in CS). Everything that C could want is in struct cpu. */
 static void emit_indirect_exit(struct translation *t)
 {
-	bool cached = !(t->key & (MODE_STEP | KEY_ONE)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_JUMP_CACHE) &&
+	bool cached = !(t->key & (MODE_STEP | KEY_ONE | KEY_NO_GROUPS)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_JUMP_CACHE) &&
 		      (t->code64 || (t->key & MODE_FLAT && t->key & MODE_CODE32));
 
 	flags_to_cpu(t);
@@ -298,8 +298,7 @@ static struct place emit_stack_access(struct translation *t, int32_t delta, unsi
 	struct insn at_stack = { .base = REG_RSP, .index = INSN_NO_REG, .displacement = delta, .segment = SEG_SS,
 				 .address_size = t->code64 ? 8 : 4, .is_memory = true };
 
-	flags_before_clobber(t, t->live_before[t->i]);
-	return emit_access(t, &at_stack, size, use);
+	return emit_access(t, &at_stack, size, use, t->live_before[t->i]);
 }
 
 static void emit_sized_store(struct translation *t, unsigned size, struct place to, unsigned reg)
@@ -370,8 +369,7 @@ static void emit_rm_to_scratch(struct translation *t, const struct insn *insn, u
 	if (!insn->is_memory) {
 		reg = use_guest_register(t, insn->rm, H_R11);
 	} else {
-		flags_before_clobber(t, t->live_before[t->i]);
-		struct place from = emit_access(t, insn, size, USE_READ);
+		struct place from = emit_access(t, insn, size, USE_READ, t->live_before[t->i]);
 
 		reg = H_R11;
 		if (size == 2)
@@ -404,8 +402,7 @@ static void emit_leave(struct translation *t, const struct insn *insn)
 	struct insn at_frame = { .base = REG_RBP, .index = INSN_NO_REG, .segment = SEG_SS,
 				 .address_size = t->code64 ? 8 : 4, .is_memory = true };
 
-	flags_before_clobber(t, t->live_before[t->i]);
-	struct place from = emit_access(t, &at_frame, size, USE_READ);
+	struct place from = emit_access(t, &at_frame, size, USE_READ, t->live_before[t->i]);
 
 	emit_op(t->e, true, 0x8d, H_R15, at(H_RBP, size));
 	if (!t->code64)
@@ -692,12 +689,41 @@ static void emit_stubs(struct translation *t)
 			/* the main line left address ^ page in r11 and the slot in r10 */
 			emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, stub->tlb_offset));
 		}
-		emit_mov_imm(e, H_R10, stub->access);
-		emit_call(e, t->bt->slow_access);
+		if (stub->group) {
+			emit_mov_imm(e, H_R10, (uintptr_t)stub->group);
+			emit_call(e, t->bt->slow_group);
+		} else {
+			emit_mov_imm(e, H_R10, stub->access);
+			emit_call(e, t->bt->slow_access);
+		}
 		if (stub->address_form)
 			emit_op(e, true, 0x03, H_R11, in_reg(H_R10));
 		emit_jmp(e, stub->resume + e->exec_offset);
 	}
+}
+
+static bool is_byte_shift(const struct insn *insn)
+{
+	return insn->map == 0 && insn->opcode == 0xc0;
+}
+
+/* A shift by an immediate that is not zero writes its flags for certain, which the opcode alone does not tell. */
+static struct shape shape_of_insn(const struct shape *of_opcode, const struct insn *insn)
+{
+	struct shape shape = *of_opcode;
+	bool shift = insn->map == 0 && (insn->opcode == 0xc0 || insn->opcode == 0xc1);
+	bool shift_double = insn->map == 1 && (insn->opcode == 0xa4 || insn->opcode == 0xac);
+	unsigned count = insn->imm & (insn->operand_size == 8 ? 63 : 31);
+	bool through_carry = shift && (insn->reg & 6) == 2;
+
+	if ((shift || shift_double) && count && !through_carry) {
+		/* OF is defined for a count of 1 only, and rotations write nothing but CF and OF */
+		shape.flags_killed = shift && (insn->reg & 7) < 4 ? SHAPE_CF : SHAPE_ALL & ~(SHAPE_OF | SHAPE_AF);
+		/* CF is undefined where everything is shifted out */
+		if (count >= (is_byte_shift(insn) ? 8u : insn->operand_size * 8u))
+			shape.flags_killed &= ~SHAPE_CF;
+	}
+	return shape;
 }
 
 /* Decodes up to max instructions; returns false where the first one faults already at decoding. */
@@ -733,7 +759,7 @@ static void decode_block(struct translation *t, const uint8_t *page, unsigned of
 			const struct shape *shape = classify(t->bt, insn, bytes, t->key);
 
 			if (shape)
-				t->shape[t->count] = *shape;
+				t->shape[t->count] = shape_of_insn(shape, insn);
 		}
 		offset += insn->length;
 		t->offset[++t->count] = offset;
@@ -799,6 +825,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		block->gpa2 = gpa2;
 	}
 	compute_liveness(&t, page);
+	plan_groups(&t);
 
 	e->overflow = false;
 	t.base_rw = e->p;
@@ -815,6 +842,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		if (!t.code64 && (t.insn[t.i].is_memory || t.insn[t.i].op == BT_XLAT) &&
 		    (t.insn[t.i].segment == SEG_FS || t.insn[t.i].segment == SEG_GS))
 			t.careful = true;
+		t.access = 0;
 		emit_one(&t, &t.insn[t.i], &t.shape[t.i]);
 		t.careful = careful;
 	}

@@ -4,6 +4,7 @@
 
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/classify.h"
+#include "engine/soft/bt/group.h"
 
 /* Where the arithmetic flags are at a point of the block. */
 enum flags_place {
@@ -21,6 +22,7 @@ struct slow_stub {
 	int32_t tlb_offset;
 	bool constant;	   /* the address is known: */
 	int32_t address;
+	struct group_access *group; /* a leader's, else NULL */
 	bool address_form; /* the main line wants the host address in r11, not the addend in r10 */
 };
 
@@ -40,7 +42,10 @@ struct translation {
 	struct shape shape[BLOCK_MAX_INSNS]; /* where op is BT_NATIVE; copies, for the memo forgets */
 	uint16_t offset[BLOCK_MAX_INSNS + 1]; /* page offset of each instruction, and of the next one */
 	uint8_t live_before[BLOCK_MAX_INSNS + 1]; /* SHAPE_*: flags needed before instruction i */
+	struct access_group group[GROUPS_MAX];
+	uint8_t group_of[BLOCK_MAX_INSNS][2]; /* of each instruction's accesses, in their order; NO_GROUP: none */
 	unsigned i; /* the present instruction */
+	unsigned access; /* its accesses emitted so far */
 	enum flags_place flags;
 	struct slow_stub stub[MAX_STUBS];
 	unsigned stub_count;
@@ -60,6 +65,7 @@ static inline unsigned host_register(unsigned guest)
 #define CPU_FIELD(field)   ((int32_t)offsetof(struct cpu, field))
 #define CPU_GPR(n)	   ((int32_t)(offsetof(struct cpu, gpr) + 8 * (n)))
 #define CPU_SCRATCH(n)	   ((int32_t)(offsetof(struct cpu, scratch) + 8 * (n)))
+#define CPU_GROUP(slot)	   ((int32_t)(offsetof(struct cpu, group_addend) + 8 * (slot)))
 #define CPU_SEG_BASE(s)	   ((int32_t)(offsetof(struct cpu, seg) + (s) * sizeof(struct segment) + offsetof(struct segment, base)))
 #define TLB_READ(class)	   ((int32_t)(offsetof(struct tlb_region, tables.read) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
 #define TLB_WRITE(class)   ((int32_t)(offsetof(struct tlb_region, tables.write) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
@@ -84,10 +90,13 @@ void flags_to_cpu(struct translation *t);
 void emit_effective_address(struct translation *t, const struct insn *insn);
 /*
  * Emits the check of an access of `size` bytes at the memory operand of insn; returns the host operand. It uses
- * r10 or r11 or both; the caller must look. The host's flags are clobbered: call flags_before_clobber first.
+ * r10 or r11 or both; the caller must look. Where the check clobbers the host's flags it saves them first, if
+ * `live` (SHAPE_*) says that anything is needed.
  */
-struct place emit_access(struct translation *t, const struct insn *insn, unsigned size, unsigned use);
-/* The same for the address already in r11 (a whole guest-linear address); result is [r11], r10 free. */
+struct place emit_access(struct translation *t, const struct insn *insn, unsigned size, unsigned use,
+			 unsigned live);
+/* The same for the address already in r11 (a whole guest-linear address); result is [r11], r10 free. The host's
+ * flags are clobbered: call flags_before_clobber first. */
 struct place emit_access_r11(struct translation *t, unsigned size, unsigned use, unsigned segment);
 /* After the operation of a careful write: writes the bounce buffer back. */
 void emit_commit(struct translation *t, unsigned use);

@@ -164,6 +164,7 @@ struct cpu {
 	uint64_t next_rip; /* while an op runs */
 	uint64_t rip_page; /* bt/: linear page of the running block */
 	uint64_t scratch[4]; /* bt/: temporaries of translated code */
+	uint64_t group_addend[8]; /* bt/group.h */
 	int64_t budget;    /* deterministic clock: instructions left until the vCPU must look up */
 	uint64_t retired;  /* deterministic clock: instructions retired up to the last budget refill */
 	/*

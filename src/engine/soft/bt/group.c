@@ -1,0 +1,200 @@
+#include "engine/soft/bt/group.h"
+
+#include "engine/soft/bt/translate.h"
+
+struct register_value {
+	uint8_t version;
+	int32_t offset; /* since that version began */
+};
+
+struct planner {
+	struct translation *t;
+	struct register_value value[16];
+	unsigned count;
+};
+
+static void close_groups(struct planner *p)
+{
+	for (unsigned g = 0; g < p->count; g++)
+		p->t->group[g].open = false;
+}
+
+static void join(struct planner *p, unsigned insn, unsigned access, unsigned base, int64_t disp, unsigned size,
+		 unsigned use)
+{
+	struct register_value *v = &p->value[base];
+	int64_t low = v->offset + disp, high = low + size;
+
+	if (low < INT32_MIN / 2 || high > INT32_MAX / 2)
+		return;
+	for (unsigned g = 0; g < p->count; g++) {
+		struct access_group *group = &p->t->group[g];
+		int64_t new_low = low < group->low ? low : group->low;
+		int64_t new_high = high > group->high ? high : group->high;
+
+		if (!group->open || group->base != base || group->version != v->version ||
+		    new_high - new_low > GROUP_RANGE)
+			continue;
+		group->low = new_low;
+		group->high = new_high;
+		group->use |= use;
+		group->members++;
+		p->t->group_of[insn][access] = g;
+		return;
+	}
+	if (p->count == GROUPS_MAX)
+		return;
+	p->t->group[p->count] = (struct access_group){ .base = base, .version = v->version, .use = use, .members = 1,
+						       .slot = NO_GROUP, .open = true, .low = low, .high = high,
+						       .leader_offset = v->offset, .leader_insn = insn,
+						       .leader_access = access };
+	p->t->group_of[insn][access] = p->count++;
+}
+
+static void join_operand(struct planner *p, unsigned i, unsigned access, unsigned size, unsigned use)
+{
+	const struct insn *insn = &p->t->insn[i];
+
+	if (!insn->is_memory || insn->index != INSN_NO_REG || insn->base >= 16 || insn->address_size != 8 ||
+	    insn->segment == SEG_FS || insn->segment == SEG_GS || !use || !size)
+		return;
+	join(p, i, access, insn->base, insn->displacement, size, use);
+}
+
+static void changed(struct planner *p, unsigned reg)
+{
+	p->value[reg].version++;
+	p->value[reg].offset = 0;
+}
+
+static void moved(struct planner *p, unsigned reg, int64_t by)
+{
+	int64_t offset = p->value[reg].offset + by;
+
+	if (offset < INT32_MIN / 2 || offset > INT32_MAX / 2)
+		changed(p, reg);
+	else
+		p->value[reg].offset = offset;
+}
+
+static unsigned written_number(const struct insn *insn, unsigned number, bool byte)
+{
+	bool high = byte && !(insn->prefixes & (PREFIX_REX | PREFIX_VEX)) && number >= 4 && number < 8;
+
+	return high ? number - 4 : number & 15;
+}
+
+/* ADD, SUB, INC, DEC of a 64-bit register by a constant. */
+static bool is_constant_step(const struct insn *insn, int64_t *by)
+{
+	unsigned digit = insn->reg & 7;
+
+	if (insn->map != 0 || insn->is_memory || insn->operand_size != 8)
+		return false;
+	if (insn->opcode == 0x81 || insn->opcode == 0x83) {
+		*by = digit == 0 ? insn->imm : -insn->imm;
+		return digit == 0 || digit == 5;
+	}
+	*by = digit ? -1 : 1;
+	return insn->opcode == 0xff && digit < 2;
+}
+
+static void note_native_writes(struct planner *p, const struct insn *insn, const struct shape *shape)
+{
+	int64_t by;
+
+	if (is_constant_step(insn, &by)) {
+		moved(p, insn->rm, by);
+		return;
+	}
+	if (shape->reg_use & USE_WRITE)
+		changed(p, written_number(insn, insn->reg, shape->reg_is_byte));
+	if (!insn->is_memory && shape->rm_use & USE_WRITE)
+		changed(p, written_number(insn, insn->rm, shape->rm_is_byte));
+	if (shape->vvvv_use & USE_WRITE)
+		changed(p, insn->vex_vvvv & 15);
+	for (unsigned reg = 0; reg < 16; reg++)
+		if (shape->implicit >> reg & 1)
+			changed(p, reg);
+}
+
+static void plan_insn(struct planner *p, unsigned i)
+{
+	const struct insn *insn = &p->t->insn[i];
+	const struct shape *shape = &p->t->shape[i];
+	int size = insn->operand_size;
+
+	switch (insn->op) {
+	case BT_NATIVE:
+		join_operand(p, i, 0, shape->memory_size, shape->memory_use);
+		note_native_writes(p, insn, shape);
+		break;
+	case BT_LEA:
+		if (size == 8 && insn->address_size == 8 && insn->base == insn->reg && insn->index == INSN_NO_REG)
+			moved(p, insn->reg, insn->displacement);
+		else
+			changed(p, insn->reg);
+		break;
+	case BT_MOV_IMM:
+	case BT_BSWAP:
+		changed(p, insn->rm);
+		break;
+	case BT_XLAT:
+		changed(p, REG_RAX);
+		break;
+	case BT_PUSH_RM:
+	case BT_CALL_RM:
+		join_operand(p, i, 0, size, USE_READ);
+		join(p, i, insn->is_memory, REG_RSP, -size, size, USE_WRITE);
+		moved(p, REG_RSP, -size);
+		break;
+	case BT_JMP_RM:
+		join_operand(p, i, 0, size, USE_READ);
+		break;
+	case BT_PUSH:
+	case BT_PUSH_IMM:
+	case BT_CALL:
+		join(p, i, 0, REG_RSP, -size, size, USE_WRITE);
+		moved(p, REG_RSP, -size);
+		break;
+	case BT_POP:
+		join(p, i, 0, REG_RSP, 0, size, USE_READ);
+		moved(p, REG_RSP, size);
+		changed(p, insn->rm);
+		break;
+	case BT_RET:
+		join(p, i, 0, REG_RSP, 0, size, USE_READ);
+		break;
+	case BT_LEAVE:
+		join(p, i, 0, REG_RBP, 0, size, USE_READ);
+		changed(p, REG_RSP);
+		changed(p, REG_RBP);
+		break;
+	case BT_NOP:
+	case BT_JCC:
+	case BT_JMP:
+	case BT_FLAG_DF:
+	case BT_BIT_STRING:
+		break;
+	default:
+		close_groups(p);
+		for (unsigned reg = 0; reg < 16; reg++)
+			changed(p, reg);
+	}
+}
+
+void plan_groups(struct translation *t)
+{
+	struct planner p = { .t = t };
+	unsigned slots = 0;
+
+	for (unsigned i = 0; i < t->count; i++)
+		t->group_of[i][0] = t->group_of[i][1] = NO_GROUP;
+	if (!t->code64 || t->careful || t->key & (KEY_NO_GROUPS | KEY_ONE | MODE_STEP))
+		return;
+	for (unsigned i = 0; i < t->count; i++)
+		plan_insn(&p, i);
+	for (unsigned g = 0; g < p.count; g++)
+		if (t->group[g].members > 1 && slots < GROUP_SLOTS)
+			t->group[g].slot = slots++;
+}

@@ -1,0 +1,47 @@
+/*
+ * One TLB lookup for several accesses.
+ *
+ * Accesses of a block through the same base register, at constant distances, mostly fall into one page: stack
+ * frames, structures, pushes and pops. The first of such a group looks up the range that the whole group
+ * touches and leaves its addend in struct cpu; the others take it from there, without a check and without
+ * touching the flags. Nothing between them may change a mapping: C code ends every group.
+ *
+ * Where the range does not lie in one page that all of the group may access, the instructions are done over by
+ * a translation without groups (KEY_NO_GROUPS), which faults exactly where it should.
+ */
+#ifndef NESTOR_BT_GROUP_H
+#define NESTOR_BT_GROUP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct translation;
+
+#define GROUP_SLOTS 8	 /* addends that struct cpu holds */
+#define GROUP_RANGE 1024 /* bytes that a group may span */
+#define GROUPS_MAX  24
+#define NO_GROUP    0xff
+
+struct access_group {
+	uint8_t base;	 /* guest register */
+	uint8_t version; /* of its value: counts the changes that are not known constants */
+	uint8_t use;	 /* USE_*, of all together */
+	uint8_t members;
+	uint8_t slot; /* NO_GROUP: it does not pay, or no slot is left */
+	bool open;
+	int32_t low, high;     /* the range, from the base's value at its last unknown change */
+	int32_t leader_offset; /* base's value at the leader, likewise */
+	uint8_t leader_insn, leader_access;
+};
+
+/* Fills t->group and t->group_of from the decoded instructions. */
+void plan_groups(struct translation *t);
+
+/* What the slow path of a leader needs. */
+struct group_access {
+	uint16_t page_offset, range, leader_distance /* from the range's start */;
+	uint8_t leader_size, leader_use, use, segment, index;
+	bool flags_dead;
+};
+
+#endif
