@@ -60,9 +60,11 @@ static const struct choice clock_choices[] = {
 static const struct choice reset_choices[] = {
 	{"stop", MACHINE_ON_RESET_STOP}, {"restart", MACHINE_ON_RESET_RESTART}, {NULL, 0}};
 static const struct choice trace_choices[] = {{"vmx", ENGINE_TRACE_VMX}, {"exception", ENGINE_TRACE_EXCEPTION},
-	{"block", ENGINE_TRACE_BLOCK}, {"msr", ENGINE_TRACE_MSR}, {"io", ENGINE_TRACE_IO}, {NULL, 0}};
+	{"block", ENGINE_TRACE_BLOCK}, {"msr", ENGINE_TRACE_MSR}, {"io", ENGINE_TRACE_IO},
+	{"perf", ENGINE_TRACE_PERF}, {NULL, 0}};
 static const struct choice tune_choices[] = {{"chain", ENGINE_TUNE_CHAIN},
-	{"jump-cache", ENGINE_TUNE_JUMP_CACHE}, {"fast-tlb", ENGINE_TUNE_FAST_TLB}, {NULL, 0}};
+	{"jump-cache", ENGINE_TUNE_JUMP_CACHE}, {"fast-tlb", ENGINE_TUNE_FAST_TLB},
+	{"groups", ENGINE_TUNE_GROUPS}, {NULL, 0}};
 
 /* "a, b or c" of a table's words, for messages. */
 static const char *choices_text(const struct choice *table)

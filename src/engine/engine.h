@@ -28,6 +28,7 @@ enum {
 	ENGINE_TRACE_BLOCK = 1 << 2,     /* every block entered */
 	ENGINE_TRACE_MSR = 1 << 3,       /* RDMSR and WRMSR */
 	ENGINE_TRACE_IO = 1 << 4,        /* port and MMIO accesses that reach the machine */
+	ENGINE_TRACE_PERF = 1 << 5,      /* no trace: at the end, translated code's names for perf in /tmp/perf-PID.map */
 };
 
 /*
@@ -84,6 +85,7 @@ enum {
 	ENGINE_TUNE_CHAIN = 1 << 0,      /* direct block chaining */
 	ENGINE_TUNE_JUMP_CACHE = 1 << 1, /* inline lookup of indirect branches */
 	ENGINE_TUNE_FAST_TLB = 1 << 2,   /* inline TLB lookup; off: every access through C */
+	ENGINE_TUNE_GROUPS = 1 << 3,     /* one lookup for several accesses off one register */
 };
 
 /* Why vcpu_run returned. */

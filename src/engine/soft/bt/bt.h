@@ -138,6 +138,8 @@ struct bt {
 
 /* ---- create.c (cold) ---- */
 int bt_create(struct cpu *cpu);
+/* Appends the present blocks to /tmp/perf-PID.map. */
+void bt_write_perf_map(struct bt *bt);
 void bt_destroy(struct cpu *cpu);
 
 /* ---- dispatch.c ---- */

@@ -99,6 +99,8 @@ void bt_destroy(struct cpu *cpu)
 
 	if (!bt)
 		return;
+	if (cpu->trace & ENGINE_TRACE_PERF)
+		bt_write_perf_map(bt);
 	unmap(bt->arena_start, ARENA_SIZE);
 	unmap(bt->in_order, BLOCKS_MAX * sizeof(*bt->in_order));
 	unmap(bt->hash, BLOCK_HASH_SLOTS * sizeof(*bt->hash));

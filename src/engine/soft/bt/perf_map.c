@@ -1,0 +1,27 @@
+/* Names for translated code, in the file that `perf report` looks for. */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "engine/soft/bt/bt.h"
+
+void bt_write_perf_map(struct bt *bt)
+{
+	char path[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
+	file = fopen(path, "a");
+	if (!file)
+		return;
+	fprintf(file, "%lx %lx nestor:thunks\n", (unsigned long)bt->code_exec,
+		(unsigned long)(bt->code_start - bt->code_rw));
+	for (uint32_t i = 0; i < bt->in_order_count; i++) {
+		const struct block *b = bt->in_order[i];
+		const char *level = b->key & MODE_NONROOT ? "L2" : "L1";
+
+		fprintf(file, "%lx %x %s:%s:%lx%s\n", (unsigned long)b->base, b->code_size, level,
+			b->linear ? "linear" : "physical", (unsigned long)(b->linear ? b->linear : b->gpa),
+			b->key & KEY_NO_GROUPS ? ":single" : b->key & KEY_ONE ? ":one" : "");
+	}
+	fclose(file);
+}
