@@ -9,8 +9,9 @@ volatile struct fault fault;
 volatile uint64_t recover_rip;
 volatile unsigned interrupts[256];
 bool (*volatile on_exception)(struct frame *frame);
-static const char *rule_name = "start";
-static uint64_t idt[512];
+uint64_t runtime_idt[512];
+static const char *rule_name;
+static unsigned rule_checks, rule_failures;
 
 void *memcpy(void *to, const void *from, size_t size)
 {
@@ -94,15 +95,25 @@ _Noreturn void finish(unsigned value)
 		__asm__ volatile("outl %0, %1\n\tcli\n\thlt" : : "a"(value), "Nd"((uint16_t)0xf4));
 }
 
+/* A line for each rule that held; check_failed has named the others. */
+static void rule_end(void)
+{
+	if (rule_name && checks_made != rule_checks && checks_failed == rule_failures)
+		print("ok %s\n", rule_name);
+	rule_checks = checks_made;
+	rule_failures = checks_failed;
+}
+
 void rule(const char *name)
 {
+	rule_end();
 	rule_name = name;
 }
 
 void check_failed(const char *file, int line, const char *text, uint64_t actual, uint64_t expected)
 {
 	checks_failed++;
-	print("%s:%d: %s: %s is %lx, not %lx\n", file, line, rule_name, text, actual, expected);
+	print("FAIL %s: %s is %lx, not %lx (%s:%d)\n", rule_name, text, actual, expected, file, line);
 }
 
 void runtime_exception(struct frame *frame)
@@ -125,7 +136,7 @@ void runtime_exception(struct frame *frame)
 		recover_rip = 0;
 		return;
 	}
-	print("%s: unexpected exception %lu, error %lx, rip %lx, cr2 %lx, rsp %lx\n", rule_name, frame->vector,
+	print("FAIL %s: unexpected exception %lu, error %lx, rip %lx, cr2 %lx, rsp %lx\n", rule_name, frame->vector,
 	      frame->error, frame->rip, read_cr2(), frame->rsp);
 	finish(2);
 }
@@ -135,19 +146,20 @@ unsigned runtime_main(void)
 	struct __attribute__((packed)) {
 		uint16_t limit;
 		uint64_t base;
-	} pointer = {sizeof(idt) - 1, (uint64_t)idt};
+	} pointer = {sizeof(runtime_idt) - 1, (uint64_t)runtime_idt};
 
 	for (unsigned i = 0; i < 256; i++) {
 		uint64_t handler = (uint64_t)runtime_vectors + 16 * i;
 
-		idt[2 * i] = (handler & 0xffff) | (uint64_t)CODE64 << 16 | 0x8eull << 40 | (handler >> 16 & 0xffff) << 48;
-		idt[2 * i + 1] = handler >> 32;
+		runtime_idt[2 * i] = (handler & 0xffff) | (uint64_t)CODE64 << 16 | 0x8eull << 40 | (handler >> 16 & 0xffff) << 48;
+		runtime_idt[2 * i + 1] = handler >> 32;
 	}
 	__asm__ volatile("lidt %0" : : "m"(pointer));
 	/* Both 8259s masked: interrupts are the local APIC's. */
 	outb(0x21, 0xff);
 	outb(0xa1, 0xff);
 	guest_main();
+	rule_end();
 	print("%u checks, %u failed\n", checks_made, checks_failed);
 	return checks_failed ? 1 : 0;
 }

@@ -17,7 +17,7 @@ void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Ends the run with this value at port F4H. */
 _Noreturn void finish(unsigned value);
 
-/* Names the rule that the following checks are about. */
+/* Names the rule that the following checks are about; "ok NAME" is printed where they hold, "FAIL NAME: …" else. */
 void rule(const char *name);
 void check_failed(const char *file, int line, const char *text, uint64_t actual, uint64_t expected);
 extern unsigned checks_failed, checks_made;
@@ -75,6 +75,7 @@ extern volatile unsigned interrupts[256];
 /* Called for every exception and interrupt where set; true: handled. */
 extern bool (*volatile on_exception)(struct frame *frame);
 
+extern uint64_t runtime_idt[512];
 extern uint64_t runtime_pml4[512], runtime_pdpt[512], runtime_pd[2048], runtime_gdt[];
 extern uint8_t runtime_tss[104];
 extern const uint8_t runtime_vectors[]; /* 16 bytes each */

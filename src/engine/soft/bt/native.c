@@ -372,7 +372,8 @@ static unsigned borrow(struct translation *t, struct registers *r, uint16_t allo
 	return H_RAX;
 }
 
-static unsigned borrow_for_guest(struct translation *t, struct registers *r, unsigned guest, unsigned use)
+/* whole: a write replaces all 64 bits, so that the old value is not needed where it is not read. */
+static unsigned borrow_for_guest(struct translation *t, struct registers *r, unsigned guest, unsigned use, bool whole)
 {
 	unsigned host = host_register(guest);
 
@@ -386,7 +387,8 @@ static unsigned borrow_for_guest(struct translation *t, struct registers *r, uns
 	host = borrow(t, r, 0xffff);
 	r->borrowed[r->count - 1].guest = guest;
 	r->borrowed[r->count - 1].written = use & USE_WRITE;
-	emit_load(t->e, host, in_cpu(CPU_GPR(guest)));
+	if (use & USE_READ || !whole)
+		emit_load(t->e, host, in_cpu(CPU_GPR(guest)));
 	return host;
 }
 
@@ -499,13 +501,37 @@ static void emit_plain(struct translation *t, const struct insn *insn)
 	emit_bytes(e, insn->imm, insn->imm_size);
 }
 
+/*
+ * May the operation use the home in struct cpu of a guest register as its r/m operand? Integer operations, where a
+ * write touches no more than the register's own bits: one of 32 bits must clear the upper half as well.
+ */
+static bool can_stay_in_memory(const struct insn *insn, const struct shape *shape)
+{
+	if (host_register(insn->rm) != H_NONE || shape->unit != UNIT_INTEGER || insn->prefixes & PREFIX_LOCK)
+		return false;
+	/* Two copies of one register would not agree. */
+	if ((shape->reg_use && insn->reg == insn->rm) || (shape->vvvv_use && insn->vex_vvvv == insn->rm))
+		return false;
+	if (insn->map == 0 && (insn->opcode == 0x86 || insn->opcode == 0x87))
+		return false; /* XCHG with memory locks */
+	if (insn->map == 0 && ((insn->opcode >= 0xd0 && insn->opcode <= 0xd3) || insn->opcode == 0xc0 || insn->opcode == 0xc1))
+		return false; /* hosts leave another undefined OF in memory forms */
+	/* with a memory operand BT and its kin take the register as a far offset */
+	if (insn->map == 1 && (insn->opcode == 0xa3 || insn->opcode == 0xab || insn->opcode == 0xb3 || insn->opcode == 0xbb))
+		return false;
+	return !(shape->rm_use & USE_WRITE) || insn->operand_size == 8 || insn->operand_size == 2 || shape->rm_is_byte;
+}
+
 void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape)
 {
 	struct registers r = { .used = shape->implicit };
 	unsigned live_after = t->live_before[t->i + 1], live = t->live_before[t->i];
 	struct place rm = in_reg(insn->rm & 15);
 	unsigned reg = insn->reg, vvvv = insn->vex_vvvv;
-	bool force_rex = false, high = false;
+	bool force_rex = false, high = false, in_home = false;
+	/* BSF and BSR of zero leave their destination. */
+	bool bit_scan = insn->map == 1 && (insn->opcode == 0xbc || insn->opcode == 0xbd);
+	bool whole = (insn->operand_size >= 4 || !has_integer_size(insn)) && !bit_scan;
 
 	/* The stack pointer is named implicitly only by instructions that never come here. */
 	if (insn->is_memory && shape->memory_use) {
@@ -537,20 +563,28 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 		if (shape->reg_is_byte && is_high_byte(insn, reg)) {
 			high = true;
 		} else {
-			reg = borrow_for_guest(t, &r, reg, shape->reg_use);
+			bool alone = !(shape->rm_use && !rm.memory && insn->rm == reg) &&
+				     !(shape->vvvv_use && vvvv == reg);
+
+			reg = borrow_for_guest(t, &r, reg, shape->reg_use, alone && whole && !shape->reg_is_byte);
 			force_rex |= shape->reg_is_byte && reg >= 4;
 		}
 	}
 	if (shape->rm_use && !rm.memory) {
 		if (shape->rm_is_byte && is_high_byte(insn, insn->rm)) {
 			high = true;
+		} else if (can_stay_in_memory(insn, shape)) {
+			rm = in_cpu(CPU_GPR(insn->rm));
+			in_home = true;
 		} else {
-			rm.reg = borrow_for_guest(t, &r, insn->rm, shape->rm_use);
+			bool alone = !(shape->vvvv_use && vvvv == insn->rm);
+
+			rm.reg = borrow_for_guest(t, &r, insn->rm, shape->rm_use, alone && whole && !shape->rm_is_byte);
 			force_rex |= shape->rm_is_byte && rm.reg >= 4;
 		}
 	}
 	if (shape->vvvv_use)
-		vvvv = borrow_for_guest(t, &r, vvvv, shape->vvvv_use);
+		vvvv = borrow_for_guest(t, &r, vvvv, shape->vvvv_use, true);
 	if (high && rm.memory && (rm.base >= H_R8 || (rm.index != H_NONE && rm.index >= H_R8))) {
 		/* AH…BH cannot be named beside a REX prefix: move the address to a low register. */
 		unsigned low = borrow(t, &r, 0xff & ~(1u << H_RSP));
@@ -575,6 +609,6 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 	if (shape->flags_written)
 		t->flags = FLAGS_HOST;
 	give_back(t, &r);
-	if (rm.memory && shape->memory_use)
+	if (rm.memory && !in_home && shape->memory_use)
 		emit_commit(t, shape->memory_use);
 }
