@@ -490,8 +490,10 @@ static unsigned encode_equivalent(const struct insn *insn, uint8_t *to, unsigned
 		to[n++] = 0x66;
 	if (insn->prefixes & PREFIX_REX)
 		to[n++] = insn->rex;
+	if (insn->map == 1)
+		to[n++] = 0x0f;
 	to[n++] = insn->opcode;
-	to[n++] = insn->is_memory && code_size == 2 ? (insn->modrm & 0x38) | 6 : insn->modrm;
+	to[n++] = insn->is_memory ? (insn->modrm & 0x38) | (code_size == 2 ? 6 : 5) : insn->modrm;
 	for (unsigned i = 0; insn->is_memory && i < (code_size == 2 ? 2 : 4); i++)
 		to[n++] = 0;
 	for (unsigned i = 0; i < insn->imm_size; i++)
@@ -557,12 +559,23 @@ static bool unit_usable(const struct shape *shape, const struct insn *insn, uint
 	return true;
 }
 
+/* TZCNT and LZCNT are BSF and BSR with a prefix that processors without BMI1 and LZCNT ignore; Linux relies on it. */
+static bool ignores_scan_prefix(const struct bt *bt, const struct insn *insn)
+{
+	if (insn->map != 1 || !(insn->prefixes & PREFIX_REP) || insn->prefixes & PREFIX_VEX)
+		return false;
+	if (insn->opcode == 0xbc)
+		return !cpu_model_has(bt->shapes->model, 7, 0, 1, 3);
+	return insn->opcode == 0xbd && !cpu_model_has(bt->shapes->model, 0x80000001, 0, 2, 5);
+}
+
 const struct shape *classify(struct bt *bt, struct insn *insn, const uint8_t *bytes, uint32_t key)
 {
 	unsigned code_size = key & MODE_CODE64 ? 8 : key & MODE_CODE32 ? 4 : 2;
 	uint8_t original = insn->opcode, equivalent[INSN_MAX_LENGTH];
 	const struct shape *shape;
 	uint64_t key_of_shape;
+	bool rewritten = false;
 
 	if (insn->prefixes & PREFIX_LOCK && !lockable(insn)) {
 		insn->op = BT_UNDEFINED;
@@ -585,12 +598,16 @@ const struct shape *classify(struct bt *bt, struct insn *insn, const uint8_t *by
 	/* LODS … read no flags; CS = ES in prefixes of REP are the C functions' business. */
 	if (insn->op != BT_NATIVE)
 		return NULL;
+	if (ignores_scan_prefix(bt, insn)) {
+		insn->prefixes &= ~PREFIX_REP;
+		rewritten = true;
+	}
 	key_of_shape = shape_key(insn, code_size);
 	shape = shape_find(bt->shapes, key_of_shape);
 	if (!shape) {
 		unsigned length = insn->length;
 
-		if (insn->opcode != original) {
+		if (rewritten || insn->opcode != original) {
 			bytes = equivalent;
 			length = encode_equivalent(insn, equivalent, code_size);
 		}
