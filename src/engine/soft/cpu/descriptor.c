@@ -276,10 +276,10 @@ void stack_check(struct cpu *cpu, const struct stack *stack, unsigned bytes, uns
 	if (is_contiguous(stack, bytes)) {
 		gla_t low = stack_linear(cpu, stack, (stack->sp - bytes) & stack->mask, bytes);
 
-		if (!quick_write(cpu, low, bytes, stack->class))
-			mem_check_write(cpu, low, bytes, stack->class);
-		return;
+		if (quick_write(cpu, low, bytes, stack->class))
+			return;
 	}
+	/* In the order of the pushes: CR2 tells the first that fails. */
 	for (unsigned done = size; done <= bytes; done += size) {
 		gla_t at = stack_linear(cpu, stack, (stack->sp - done) & stack->mask, size);
 
