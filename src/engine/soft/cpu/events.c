@@ -112,22 +112,23 @@ static void poll_interrupt(struct cpu *cpu)
 
 	if (cpu->virt) {
 		cpu->virt->poll_interrupt_window(cpu);
-		if (!open)
-			cpu->interrupt_blocked = true;
+		if (open)
+			cpu->interrupt_blocked = false;
 		if (cpu->shadow)
 			cpu_poll_soon(cpu);
 	}
 	if (apic_pending_vector(cpu) < 0)
 		return;
-	/* With external-interrupt exiting RFLAGS.IF blocks nothing. */
+	/* With external-interrupt exiting RFLAGS.IF blocks nothing; after the exit the interrupt may wait for it. */
+	cpu->interrupt_blocked = true;
 	if (cpu->virt && !cpu->virt->external_interrupt(cpu))
 		return;
 	if (!open) {
-		cpu->interrupt_blocked = true;
 		if (cpu->shadow)
 			cpu_poll_soon(cpu);
 		return;
 	}
+	cpu->interrupt_blocked = false;
 	vector = apic_acknowledge(cpu);
 	if (vector >= 0)
 		set_event(cpu, EVENT_EXTERNAL, vector, 0);
@@ -140,7 +141,8 @@ void cpu_poll_events(struct cpu *cpu)
 	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	collect(cpu);
-	cpu->interrupt_blocked = false;
+	/* A hook that leaves non-root operation before interrupts are looked at must not make them forgotten. */
+	cpu->interrupt_blocked = cpu->virt != NULL;
 	if (cpu->event.valid) {
 		cpu_poll_soon(cpu);
 		return;
