@@ -40,7 +40,9 @@ static bool announced(const struct cpu_model *model, const ZydisDecodedInstructi
 		return true;
 	case ZYDIS_ISA_EXT_SSE:
 	case ZYDIS_ISA_EXT_SSE2:
-		*unit = UNIT_SSE;
+		/* MOVNTI alone does not touch SSE state and so does not ask for CR4.OSFXSR: Xen clears pages with it before. */
+		if (in->mnemonic != ZYDIS_MNEMONIC_MOVNTI)
+			*unit = UNIT_SSE;
 		return true;
 	case ZYDIS_ISA_EXT_SSE3:
 		*unit = in->meta.category == ZYDIS_CATEGORY_X87_ALU ? UNIT_X87 : UNIT_SSE;
