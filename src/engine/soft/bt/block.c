@@ -60,14 +60,82 @@ void block_insert(struct bt *bt, struct block *block)
 		add_to_page(bt, block, block->gpa2 >> PAGE_SHIFT, true);
 }
 
+static const uint32_t slots_of_table[] = { 0, CONTEXT_LINKS, GLOBAL_LINKS };
+
+/* Makes the link lead to code, in every context. */
+static void point_link(struct bt *bt, const struct block_link *link, uint8_t *code)
+{
+	if (link->table == LINK_PATCHED)
+		emit_patch(&bt->e, link->patch, code);
+	else if (link->table == LINK_GLOBAL)
+		bt->cpu->global_link[link->index] = code;
+	else
+		tlb_set_link(bt->cpu, link->index, code);
+}
+
+bool block_link_slot(struct bt *bt, struct block_link *link, unsigned table)
+{
+	if (bt->slots_free[table]) {
+		link->index = bt->slot_free[table][--bt->slots_free[table]];
+		/* the dropped ones, none while a block is translated, keep their place behind the free ones */
+	} else if (bt->slots_used[table] < slots_of_table[table]) {
+		link->index = bt->slots_used[table]++;
+	} else {
+		return false;
+	}
+	link->table = table;
+	return true;
+}
+
+void block_free_slots(struct bt *bt)
+{
+	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
+		bt->slots_free[table] += bt->slots_dropped[table];
+		bt->slots_dropped[table] = 0;
+	}
+}
+
+static void drop_slot(struct bt *bt, const struct block_link *link)
+{
+	unsigned table = link->table;
+
+	bt->slot_free[table][bt->slots_free[table] + bt->slots_dropped[table]++] = link->index;
+}
+
+void bt_reset_links(struct cpu *cpu, struct tlb_tables *tables)
+{
+	struct bt *bt = cpu ? cpu->bt : NULL;
+
+	if (!bt || !bt->stub[LINK_GLOBAL])
+		return;
+	if (tables)
+		memcpy(tables->link, bt->stub[LINK_CONTEXT], bt->slots_used[LINK_CONTEXT] * sizeof(void *));
+	else
+		memcpy(cpu->global_link, bt->stub[LINK_GLOBAL], bt->slots_used[LINK_GLOBAL] * sizeof(void *));
+}
+
+static void unlink_outgoing(struct block_link *link);
+
 void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 {
-	if (link->to || link->from->dropped || to->dropped)
+	uint8_t *code = link->flags_in_cpu ? to->code_mem : to->code;
+
+	if (link->from->dropped || to->dropped)
 		return;
-	link->to = to;
-	link->next = to->incoming;
-	to->incoming = link;
-	emit_patch(&bt->e, link->patch, link->flags_in_cpu ? to->code_mem : to->code);
+	if (link->to != to) {
+		if (link->to) {
+			/* another context's: its slots go back to the stub */
+			unlink_outgoing(link);
+			point_link(bt, link, link->stub);
+		}
+		link->to = to;
+		link->next = to->incoming;
+		to->incoming = link;
+	}
+	if (link->table == LINK_CONTEXT)
+		bt->cpu->region->tables.link[link->index] = code;
+	else
+		point_link(bt, link, code);
 }
 
 static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
@@ -108,16 +176,22 @@ void block_drop(struct bt *bt, struct block *block)
 	if (*slot)
 		*slot = block->hash_next;
 	for (struct block_link *link = block->incoming; link; link = link->next) {
-		emit_patch(&bt->e, link->patch, link->stub);
+		point_link(bt, link, link->stub);
 		link->to = NULL;
 	}
 	block->incoming = NULL;
 	for (unsigned i = 0; i < 2; i++) {
-		unlink_outgoing(&block->link[i]);
+		struct block_link *link = &block->link[i];
+
+		unlink_outgoing(link);
+		if (!link->from)
+			continue;
 		/* The block may still be running: it must leave. */
-		if (block->link[i].patch)
-			emit_patch(&bt->e, block->link[i].patch, block->link[i].stub);
+		point_link(bt, link, link->stub);
+		if (link->table != LINK_PATCHED)
+			drop_slot(bt, link);
 	}
+	tlb_forget_jump(bt->cpu, block->gpa & (PAGE_SIZE - 1), block->code_mem);
 	remove_from_list(bt, block, block->gpa >> PAGE_SHIFT);
 	if (block->crosses_page)
 		remove_from_list(bt, block, block->gpa2 >> PAGE_SHIFT);
@@ -153,7 +227,7 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 	struct bt *bt = cpu->bt;
 	uint64_t page = gpa.v >> PAGE_SHIFT, hit = 0, granules = 0;
 	unsigned first = (gpa.v & (PAGE_SIZE - 1)) >> 6, last = ((gpa.v & (PAGE_SIZE - 1)) + size - 1) >> 6;
-	struct block *next, *kept = NULL;
+	struct block *next;
 
 	if (!size || page >= bt->page_count)
 		return;
@@ -175,12 +249,10 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 			granules |= mine;
 		}
 	}
-	(void)kept;
 	bt->pages[page].granules = granules;
-	if (dropped) {
-		tlb_flush_jumps(cpu, true);
+	/* The running block may be among them. */
+	if (dropped)
 		cpu_poll_soon(cpu);
-	}
 }
 
 void bt_flush(struct bt *bt)
@@ -196,6 +268,8 @@ void bt_flush(struct bt *bt)
 	bt->in_order_count = 0;
 	bt->arena = bt->arena_start;
 	bt->e.p = bt->code_start;
+	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++)
+		bt->slots_used[table] = bt->slots_free[table] = bt->slots_dropped[table] = 0;
 	bt->flushes++;
 	tlb_flush_jumps(bt->cpu, true);
 }

@@ -44,7 +44,8 @@
 #define KEY_ONE     (1u << 30) /* one instruction, always leaves to the dispatcher */
 #define KEY_CAREFUL (1u << 31) /* every memory operand through C */
 #define KEY_NO_GROUPS (1u << 29) /* every access looked up by itself (group.h); leaves to the dispatcher */
-#define MODE_BITS   0x1fffffffu
+#define KEY_SHORT   (1u << 28) /* cut where the deterministic clock's budget ends; leaves to the dispatcher */
+#define MODE_BITS   0x0fffffffu
 
 struct block;
 
@@ -56,6 +57,14 @@ struct block_link {
 	uint8_t *stub;           /* executable address that it has while unlinked */
 	int32_t target;          /* byte offset from the block's page: 0..4095 may be linked */
 	bool flags_in_cpu;       /* enter the successor by code_mem */
+	uint8_t table;           /* LINK_*: how it leads there */
+	uint16_t index;          /* in the table */
+};
+
+enum {
+	LINK_PATCHED, /* within the page: the branch itself is patched */
+	LINK_CONTEXT, /* through tlb_tables.link[index]: another page of this context */
+	LINK_GLOBAL,  /* through cpu->global_link[index]: another global page of root operation */
 };
 
 /* Where a host instruction may fault natively. */
@@ -64,8 +73,9 @@ struct native_site {
 	uint16_t page_offset; /* of the guest instruction */
 	uint8_t spilled;      /* a host register that holds something else, its value in scratch[0]; H_NONE */
 	uint8_t spilled2;     /* the same with scratch[1] */
-	uint8_t flags_dead;
-	uint8_t index;        /* of the instruction in the block */
+	bool flags_dead;
+	bool flags_in_host;   /* they are in the host's RFLAGS at the fault */
+	uint8_t rest;         /* instructions of the block from this one on */
 };
 
 /* A call from translated code to an op. */
@@ -73,7 +83,7 @@ struct op_call {
 	op_function *function;
 	struct block *block;
 	uint16_t page_offset;
-	uint8_t index;  /* instructions of the block before this one */
+	uint8_t rest;   /* instructions of the block from this one on */
 	bool ends;      /* leave to the dispatcher afterwards */
 	struct insn insn;
 };
@@ -122,11 +132,19 @@ struct bt {
 	/* a write in progress from the bounce buffer */
 	struct {
 		uint64_t offset;
-		unsigned segment, size;
+		unsigned segment, size, rest;
 		bool write;
 	} careful;
 	bool host_bmi2, host_fsgsbase;
 	struct tlb_region *gs_base; /* what the host's gs base is */
+	/*
+	 * Slots of the link tables: what each holds while unconnected, how many were ever used, and those whose
+	 * block was dropped. A slot is reused only when no block runs, since the dropped one may be running.
+	 */
+	void **stub[3];
+	uint32_t slots_used[3];
+	uint16_t *slot_free[3];
+	uint32_t slots_free[3], slots_dropped[3]; /* the free ones come first, then the dropped ones */
 	uint32_t jc_mode; /* mode key, less the class, that the jump caches' contents are for */
 	uint64_t translated_blocks, flushes, drops; /* statistics */
 
@@ -153,6 +171,10 @@ struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t lin
 void block_insert(struct bt *bt, struct block *block);
 void block_drop(struct bt *bt, struct block *block);
 void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
+/* Takes a slot of LINK_CONTEXT or LINK_GLOBAL for link, unconnected: link->stub. False where none is left. */
+bool block_link_slot(struct bt *bt, struct block_link *link, unsigned table);
+/* No block runs: the slots of dropped blocks may be used again. */
+void block_free_slots(struct bt *bt);
 /* The block whose code holds the executable address, or NULL. */
 struct block *block_at(struct bt *bt, const uint8_t *address);
 /* Forgets every translation. */
@@ -192,15 +214,34 @@ void bt_set_gs_by_system_call(void *base);
 
 /*
  * How translated code describes an access to the slow path, in 32 bits:
- * page offset of the instruction 11:0, size code 15:12, use 17:16, segment 20:18, flags dead 21, index 29:22.
+ * page offset of the instruction 11:0, size code 15:12, use 17:16, segment 20:18, flags dead 21, instructions of
+ * the block from this one on 29:22, the block is this instruction alone and leaves to the dispatcher 30.
  */
 #define ACCESS_PAGE_OFFSET(a) ((a) & 0xfff)
 #define ACCESS_SIZE_CODE(a)   (((a) >> 12) & 15)
 #define ACCESS_USE(a)         (((a) >> 16) & 3)
 #define ACCESS_SEGMENT(a)     (((a) >> 18) & 7)
 #define ACCESS_FLAGS_DEAD(a)  (((a) >> 21) & 1)
-#define ACCESS_INDEX(a)       (((a) >> 22) & 255)
+#define ACCESS_REST(a)        (((a) >> 22) & 255)
+#define ACCESS_ALONE(a)       (((a) >> 30) & 1)
 extern const uint8_t access_sizes[16];
+
+/*
+ * The deterministic clock. A block takes all its instructions out of cpu->budget when it is entered; C code that
+ * is called in its middle first gives back those that have not retired, so that retired - budget is the exact
+ * count whenever anything can look at it, and takes them again before it returns into the block.
+ */
+static inline void bt_give_back(struct cpu *cpu, unsigned instructions)
+{
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
+		cpu->budget += instructions;
+}
+
+static inline void bt_take(struct cpu *cpu, unsigned instructions)
+{
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
+		cpu->budget -= instructions;
+}
 
 /* rip for a page offset of the running block. */
 static inline uint64_t bt_rip(const struct cpu *cpu, unsigned page_offset)

@@ -76,7 +76,12 @@ int bt_create(struct cpu *cpu)
 	bt->hash = map_anonymous(BLOCK_HASH_SLOTS * sizeof(*bt->hash));
 	bt->pages = map_anonymous(bt->page_count * sizeof(*bt->pages));
 	bt->shapes = shape_cache_create(cpu->model);
-	if (!bt->arena || !bt->in_order || !bt->hash || !bt->pages || !bt->shapes || map_code(bt) < 0) {
+	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
+		bt->stub[table] = map_anonymous(GLOBAL_LINKS * sizeof(void *));
+		bt->slot_free[table] = map_anonymous(GLOBAL_LINKS * sizeof(uint16_t));
+	}
+	if (!bt->arena || !bt->in_order || !bt->hash || !bt->pages || !bt->shapes ||
+	    !bt->stub[LINK_CONTEXT] || !bt->slot_free[LINK_CONTEXT] || !bt->stub[LINK_GLOBAL] || !bt->slot_free[LINK_GLOBAL] || map_code(bt) < 0) {
 		bt_destroy(cpu);
 		return error_set(ENOMEM, "not enough memory for the translator's tables");
 	}
@@ -105,6 +110,10 @@ void bt_destroy(struct cpu *cpu)
 	unmap(bt->in_order, BLOCKS_MAX * sizeof(*bt->in_order));
 	unmap(bt->hash, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
 	unmap(bt->pages, bt->page_count * sizeof(*bt->pages));
+	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
+		unmap(bt->stub[table], GLOBAL_LINKS * sizeof(void *));
+		unmap(bt->slot_free[table], GLOBAL_LINKS * sizeof(uint16_t));
+	}
 	unmap(bt->code_rw, CODE_SIZE);
 	unmap(bt->code_exec, CODE_SIZE);
 	shape_cache_destroy(bt->shapes);
@@ -127,7 +136,7 @@ static const struct native_site *site_at(const struct block *block, const uint8_
 	return NULL;
 }
 
-bool native_fault_redirect(uint64_t host_rip, unsigned trap, struct native_redirect *redirect)
+bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, struct native_redirect *redirect)
 {
 	struct cpu *cpu = running;
 	struct block *block = cpu ? block_at(cpu->bt, (const uint8_t *)host_rip) : NULL;
@@ -140,6 +149,8 @@ bool native_fault_redirect(uint64_t host_rip, unsigned trap, struct native_redir
 					      .r10 = (uintptr_t)site,
 					      .rip = (uintptr_t)cpu->bt->native_fault };
 	cpu->scratch[2] = trap;
+	if (site->flags_in_host)
+		cpu_set_arithmetic(cpu, FLAGS_ARITHMETIC, rflags);
 	return true;
 }
 

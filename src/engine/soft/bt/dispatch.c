@@ -1,5 +1,6 @@
 /* The dispatcher: events, waiting, and the way from cpu->rip to a block. */
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/virtual_clock.h"
 #include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/memory.h"
@@ -63,7 +64,8 @@ static const uint8_t *fetch_elsewhere(struct cpu *cpu, uint64_t gpa_page, uint8_
 	return buffer;
 }
 
-static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch, uint64_t linear, uint32_t key)
+static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch, uint64_t linear, uint32_t key,
+				unsigned max_insns)
 {
 	struct bt *bt = cpu->bt;
 	unsigned offset = linear & (PAGE_SIZE - 1);
@@ -77,10 +79,10 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 		page = fetch_elsewhere(cpu, fetch->gpa, buffer, offset);
 	if (bt->in_order_count >= bt->in_order_max)
 		bt_flush(bt);
-	block = translate(bt, gpa, linear, key, page, BLOCK_MAX_INSNS, NULL, 0);
+	block = translate(bt, gpa, linear, key, page, max_insns, NULL, 0);
 	if (!block) {
 		bt_flush(bt);
-		block = translate(bt, gpa, linear, key, page, BLOCK_MAX_INSNS, NULL, 0);
+		block = translate(bt, gpa, linear, key, page, max_insns, NULL, 0);
 	}
 	if (block && block->insn_count == 0) {
 		/* It runs into the next page, whose mapping counts at every execution. */
@@ -127,12 +129,12 @@ static struct jump_entry *jump_slot(struct cpu *cpu)
 
 static bool may_cache(const struct cpu *cpu, const struct block *block)
 {
-	if (block->crosses_page || block->key & (KEY_ONE | KEY_NO_GROUPS | MODE_STEP))
+	if (block->crosses_page || block->key & (KEY_ONE | KEY_SHORT | KEY_NO_GROUPS | MODE_STEP))
 		return false;
 	return cpu->mode & MODE_CODE64 || (cpu->mode & MODE_FLAT && cpu->mode & MODE_CODE32);
 }
 
-static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key)
+static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key, unsigned max_insns)
 {
 	const struct fetch_entry *fetch = tlb_fetch(cpu, GLA(linear));
 	uint64_t gpa = fetch->gpa | (linear & (PAGE_SIZE - 1));
@@ -143,7 +145,18 @@ static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key
 		block = NULL;
 		fetch = tlb_fetch(cpu, GLA(linear));
 	}
-	return block ? block : make_block(cpu, fetch, linear, key);
+	/* Cut blocks are rarely wanted again in the same length. */
+	if (block && block->insn_count > max_insns) {
+		block_drop(cpu->bt, block);
+		block = NULL;
+	}
+	return block ? block : make_block(cpu, fetch, linear, key, max_insns);
+}
+
+/* A global link holds in every context only where its target's page is global. */
+static bool may_link(struct cpu *cpu, const struct block_link *link, uint64_t linear)
+{
+	return link->table != LINK_GLOBAL || (cpu->cr4 & CR4_PGE && tlb_fetch(cpu, GLA(linear))->global);
 }
 
 /* Runs from cpu->rip until translated code comes back. `link`: the exit that led here, or NULL. Returns the next. */
@@ -159,10 +172,15 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	struct block *block;
 
 	bt->careful_key = 0;
+	block_free_slots(bt);
 	check_fetch(cpu);
 	if (cpu->mode & MODE_STEP)
 		check_breakpoints(cpu, linear);
-	block = find_or_make(cpu, linear, key);
+	block = find_or_make(cpu, linear, key, BLOCK_MAX_INSNS);
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC && cpu->budget < block->insn_count) {
+		one |= KEY_SHORT;
+		block = find_or_make(cpu, linear, key | KEY_SHORT, cpu->budget);
+	}
 	if (may_cache(cpu, block)) {
 		struct jump_entry *entry = jump_slot(cpu);
 
@@ -170,7 +188,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		entry->code = block->code_mem;
 	}
 	if (link && bt->flushes == flushes && !one && !block->crosses_page && !(cpu->mode & MODE_STEP) &&
-	    (cpu->mode & ~(uint32_t)0) == link->from->key)
+	    cpu->mode == link->from->key && may_link(cpu, link, linear))
 		block_link_to(bt, link, block);
 	/* RF has done its duty; a fault pushes it as 1 by itself, and IRET may set it anew. */
 	cpu->rflags_system &= ~(uint64_t)FLAG_RF;
@@ -211,6 +229,8 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 		cpu_deliver_event(cpu);
 		return true;
 	}
+	if (virtual_clock_is_due(cpu))
+		virtual_clock_refill(cpu);
 	if (__atomic_load_n(&cpu->kick, __ATOMIC_ACQUIRE)) {
 		*link = NULL;
 		if (stop_requested(cpu)) {

@@ -40,7 +40,7 @@ void plan_groups(struct translation *t);
 /* What the slow path of a leader needs. */
 struct group_access {
 	uint16_t page_offset, range, leader_distance /* from the range's start */;
-	uint8_t leader_size, leader_use, use, segment, index;
+	uint8_t leader_size, leader_use, use, segment, rest;
 	bool flags_dead;
 };
 

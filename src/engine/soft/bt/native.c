@@ -97,11 +97,6 @@ static bool constant_address(const struct translation *t, const struct insn *ins
 	return false;
 }
 
-static bool fits32(int64_t value)
-{
-	return value == (int32_t)value;
-}
-
 void emit_effective_address(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;
@@ -143,7 +138,8 @@ void emit_effective_address(struct translation *t, const struct insn *insn)
 static uint32_t describe_access(const struct translation *t, unsigned size, unsigned use, unsigned segment)
 {
 	return t->offset[t->i] | size_code(size) << 12 | use << 16 | segment << 18 |
-	       (t->flags == FLAGS_DEAD ? 1u << 21 : 0) | t->i << 22;
+	       (t->flags == FLAGS_DEAD ? 1u << 21 : 0) | (t->count - t->i) << 22 |
+	       (t->key & (KEY_ONE | MODE_STEP) ? 1u << 30 : 0);
 }
 
 static struct slow_stub *new_stub(struct translation *t)
@@ -250,7 +246,7 @@ static struct place emit_group_lookup(struct translation *t, const struct insn *
 	*access = (struct group_access){ .page_offset = t->offset[t->i], .range = range,
 					 .leader_distance = insn->displacement - low, .leader_size = size,
 					 .leader_use = use, .use = group->use, .segment = insn->segment,
-					 .index = t->i, .flags_dead = t->flags == FLAGS_DEAD };
+					 .rest = t->count - t->i, .flags_dead = t->flags == FLAGS_DEAD };
 	base = use_guest_register(t, insn->base, H_R11);
 	emit_lea(e, H_R11, at(base, low));
 	emit_lookup(t, range, group->use, insn->segment, false);
@@ -327,7 +323,7 @@ void emit_op_call(struct translation *t, const struct insn *insn, op_function *f
 		return;
 	}
 	*call = (struct op_call){ .function = function, .block = t->block, .page_offset = t->offset[t->i],
-				  .index = t->i, .ends = ends, .insn = *insn };
+				  .rest = t->count - t->i, .ends = ends, .insn = *insn };
 	flags_to_cpu(t);
 	emit_mov_imm(t->e, H_R10, (uintptr_t)call);
 	emit_call(t->e, t->bt->call_op);
@@ -410,7 +406,9 @@ static void note_site(struct translation *t, const struct registers *r)
 
 	*site = (struct native_site){ .code_offset = t->e->p - t->base_rw, .page_offset = t->offset[t->i],
 				      .spilled = H_NONE, .spilled2 = H_NONE,
-				      .flags_dead = t->flags == FLAGS_DEAD, .index = t->i };
+				      .flags_dead = t->flags == FLAGS_DEAD,
+				      .flags_in_host = t->flags == FLAGS_HOST || t->flags == FLAGS_BOTH,
+				      .rest = t->count - t->i };
 	for (unsigned i = 0; i < r->count; i++) {
 		if (r->borrowed[i].scratch == 0)
 			site->spilled = r->borrowed[i].host;

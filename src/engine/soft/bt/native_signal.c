@@ -21,7 +21,7 @@ static void on_native_fault(int number, siginfo_t *info, void *context)
 	struct native_redirect redirect;
 
 	(void)info;
-	if (!native_fault_redirect(gregs[REG_RIP], gregs[REG_TRAPNO], &redirect)) {
+	if (!native_fault_redirect(gregs[REG_RIP], gregs[REG_TRAPNO], gregs[REG_EFL], &redirect)) {
 		signal(number, SIG_DFL);
 		return;
 	}

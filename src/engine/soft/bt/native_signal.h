@@ -16,7 +16,8 @@ struct native_redirect {
 int native_signals_init(void);
 void native_signals_end(void);
 
-/* Provided by create.c; called in the handler. trap: the exception's vector. False: not the guest's doing. */
-bool native_fault_redirect(uint64_t host_rip, unsigned trap, struct native_redirect *redirect);
+/* Provided by create.c; called in the handler. trap: the exception's vector. rflags: the host's. False: not the
+ * guest's doing. */
+bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, struct native_redirect *redirect);
 
 #endif

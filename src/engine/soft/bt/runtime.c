@@ -24,6 +24,20 @@ static void flags_canonical(struct cpu *cpu)
 	cpu->cc_low = 2;
 }
 
+/* INS, OUTS, MOVS, CMPS, STOS, LODS, SCAS: a repeated one counts once, when it ends, however often it is resumed. */
+static bool is_string(const struct insn *insn)
+{
+	return insn->map == 0 && ((insn->opcode >= 0x6c && insn->opcode <= 0x6f) ||
+				  (insn->opcode >= 0xa4 && insn->opcode <= 0xa7) ||
+				  (insn->opcode >= 0xaa && insn->opcode <= 0xaf));
+}
+
+/* Under the deterministic clock what an instruction makes pending is looked at right after it, wherever blocks end. */
+static bool must_look_up(const struct cpu *cpu)
+{
+	return cpu->clock == ENGINE_CLOCK_DETERMINISTIC && __atomic_load_n(&cpu->kick, __ATOMIC_RELAXED);
+}
+
 uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 {
 	const struct insn *insn = &call->insn;
@@ -31,17 +45,21 @@ uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 	uint8_t shadow = cpu->shadow;
 
 	C_BEGIN(cpu);
+	bt_give_back(cpu, call->rest);
 	cpu->rip = bt_rip(cpu, call->page_offset);
 	expected = bt_rip(cpu, call->page_offset + insn->length);
 	if (!(cpu->mode & (MODE_CODE64 | MODE_CODE32)))
 		expected &= 0xffff;
 	cpu->next_rip = expected;
 	call->function(cpu, insn);
+	if (!(insn->prefixes & (PREFIX_REP | PREFIX_REPNE) && cpu->next_rip == cpu->rip && is_string(insn)))
+		bt_take(cpu, 1);
 	cpu->rip = cpu->next_rip;
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
-	if (call->ends || cpu->next_rip != expected)
+	if (call->ends || cpu->next_rip != expected || must_look_up(cpu))
 		return 1;
+	bt_take(cpu, call->rest - 1);
 	C_END(cpu);
 	return 0;
 }
@@ -51,6 +69,7 @@ static void begin_access(struct cpu *cpu, uint32_t access)
 	unsigned offset = ACCESS_PAGE_OFFSET(access);
 
 	C_BEGIN(cpu);
+	bt_give_back(cpu, ACCESS_REST(access));
 	cpu->rip = bt_rip(cpu, offset);
 	if (ACCESS_FLAGS_DEAD(access))
 		flags_canonical(cpu);
@@ -100,11 +119,12 @@ uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access)
 		uint8_t *host = tlb_access(cpu, GLA(gla), size, write ? ACCESS_WRITE : ACCESS_READ, mem_class(cpu), &gpa);
 
 		if (host) {
+			bt_take(cpu, ACCESS_REST(access));
 			C_END(cpu);
 			return (uint64_t)host - gla;
 		}
 	}
-	if (write)
+	if (write || cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
 		retry_carefully(cpu);
 	uint8_t *bounce = cpu->bounce + (gla & 63);
 
@@ -125,6 +145,7 @@ uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access 
 	gpa_t gpa;
 
 	C_BEGIN(cpu);
+	bt_give_back(cpu, group->rest);
 	cpu->rip = bt_rip(cpu, group->page_offset);
 	if (group->flags_dead)
 		flags_canonical(cpu);
@@ -137,12 +158,22 @@ uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access 
 
 		if (host && entry->page == (gla & PAGE_MASK)) {
 			addend = entry->addend;
+			bt_take(cpu, group->rest);
 			C_END(cpu);
 			return addend;
 		}
 	}
 	cpu->bt->careful_key = KEY_NO_GROUPS;
 	cpu_leave(cpu);
+}
+
+/* An access to RAM within one page, and to nothing that is watched. Raises the access's faults. */
+static bool is_plain(struct cpu *cpu, gla_t gla, unsigned size, bool write)
+{
+	gpa_t gpa;
+
+	return (gla.v & (PAGE_SIZE - 1)) + size <= PAGE_SIZE &&
+	       tlb_access(cpu, gla, size, write ? ACCESS_WRITE : ACCESS_READ, mem_class(cpu), &gpa);
 }
 
 /* Returns the host address of the operand: the bounce buffer. */
@@ -160,6 +191,9 @@ uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access)
 		cpu_raise_error(cpu, VECTOR_AC, 0);
 	uint8_t *bounce = cpu->bounce + (gla.v & 63);
 
+	/* What reaches a device ends its block: the device may have made something pending. */
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC && !ACCESS_ALONE(access) && !is_plain(cpu, gla, size, write))
+		retry_carefully(cpu);
 	if (write)
 		mem_check_write(cpu, gla, size, mem_class(cpu));
 	if (use & USE_READ)
@@ -167,6 +201,8 @@ uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access)
 	bt->careful.offset = gla.v;
 	bt->careful.size = size;
 	bt->careful.write = write;
+	bt->careful.rest = ACCESS_REST(access);
+	bt_take(cpu, ACCESS_REST(access));
 	C_END(cpu);
 	return (uint64_t)bounce;
 }
@@ -179,6 +215,7 @@ void bt_careful_commit(struct cpu *cpu)
 	const uint8_t *bounce = cpu->bounce + (gla.v & 63);
 
 	C_BEGIN(cpu);
+	bt_give_back(cpu, bt->careful.rest);
 	if (size == 1 || size == 2 || size == 4 || size == 8) {
 		uint64_t value = 0;
 
@@ -187,6 +224,7 @@ void bt_careful_commit(struct cpu *cpu)
 	} else {
 		mem_write_block(cpu, gla, bounce, size, mem_class(cpu));
 	}
+	bt_take(cpu, bt->careful.rest);
 	C_END(cpu);
 }
 
@@ -195,8 +233,10 @@ void bt_native_fault(struct cpu *cpu, struct native_site *site)
 	unsigned vector = cpu->scratch[2];
 
 	C_BEGIN(cpu);
+	bt_give_back(cpu, site->rest);
 	cpu->rip = bt_rip(cpu, site->page_offset);
-	flags_canonical(cpu);
+	if (site->flags_dead)
+		flags_canonical(cpu);
 	switch (vector) {
 	case VECTOR_XM:
 		if (!(cpu->cr4 & CR4_OSXMMEXCPT))

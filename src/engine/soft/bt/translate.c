@@ -125,6 +125,11 @@ static unsigned live_at_end(struct translation *t, const uint8_t *page)
 
 static void compute_liveness(struct translation *t, const uint8_t *page)
 {
+	if (t->counted) {
+		/* What a fault or an interrupt pushes must not depend on where blocks end, nor on the TLB. */
+		memset(t->live_before, SHAPE_ALL, sizeof(t->live_before));
+		return;
+	}
 	unsigned live = t->key & (MODE_STEP | KEY_ONE) || t->block->crosses_page ? SHAPE_ALL : live_at_end(t, page);
 
 	t->live_before[t->count] = live;
@@ -139,7 +144,7 @@ static void compute_liveness(struct translation *t, const uint8_t *page)
 /* r11 holds the target (offset in CS). Everything that C could want is in struct cpu. */
 static void emit_indirect_exit(struct translation *t)
 {
-	bool cached = !(t->key & (MODE_STEP | KEY_ONE | KEY_NO_GROUPS)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_JUMP_CACHE) &&
+	bool cached = !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_JUMP_CACHE) &&
 		      (t->code64 || (t->key & MODE_FLAT && t->key & MODE_CODE32));
 
 	flags_to_cpu(t);
@@ -168,6 +173,68 @@ static void emit_kick_check(struct translation *t, uint8_t **leave)
 }
 
 /*
+ * A direct exit to another page, through a slot of the context's (or the global) link table, which holds the
+ * successor's code or the stub. False where that is not possible. Consumes t->flags.
+ */
+static bool emit_far_exit(struct translation *t, unsigned slot, int64_t offset)
+{
+	struct emitter *e = t->e;
+	struct block_link *link = &t->block->link[slot];
+	bool global = t->linear_known && !(t->key & MODE_NONROOT) && t->bt->cpu->cr4 & CR4_PGE;
+	bool backward = offset < 0 && t->insn[t->count - 1].op != BT_CALL;
+	int64_t page = offset & ~(int64_t)(PAGE_SIZE - 1);
+	unsigned table = global ? LINK_GLOBAL : LINK_CONTEXT;
+	uint8_t *leave = NULL;
+
+	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS) || t->block->crosses_page ||
+	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page))
+		return false;
+	*link = (struct block_link){ .from = t->block, .target = offset & (PAGE_SIZE - 1) };
+	if (!block_link_slot(t->bt, link, table)) {
+		link->from = NULL;
+		return false;
+	}
+	if (backward) {
+		/* Every loop has a backward jump or an indirect one: calls need no look at the kick word. */
+		flags_before_clobber(t, t->live_before[t->count]);
+		emit_kick_check(t, &leave);
+	}
+	link->flags_in_cpu = t->flags == FLAGS_CPU;
+	if (t->linear_known && fits32((int64_t)t->linear + page)) {
+		emit_op(e, true, 0xc7, 0, in_cpu(CPU_FIELD(rip_page)));
+		emit32(e, t->linear + page);
+	} else {
+		emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
+		emit_lea(e, H_R11, at(H_R11, page));
+		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+	}
+	/* jmp *slot */
+	emit_op(e, false, 0xff, 4,
+		in_cpu(table == LINK_GLOBAL ? CPU_FIELD(global_link) + 8 * link->index : LINK_TABLE + 8 * link->index));
+	link->stub = emit_exec(e);
+	if (!e->overflow) {
+		t->bt->stub[table][link->index] = link->stub;
+		if (table == LINK_GLOBAL)
+			t->bt->cpu->global_link[link->index] = link->stub;
+		else
+			tlb_set_link(t->bt->cpu, link->index, link->stub);
+	}
+	enum flags_place at_slot = t->flags;
+
+	flags_to_cpu(t);
+	emit_mov_imm(e, H_R10, (uintptr_t)link);
+	emit_jmp(e, t->bt->exit);
+	if (leave) {
+		emit_patch_here(e, leave);
+		t->flags = at_slot;
+		flags_to_cpu(t);
+		emit_target(t, offset);
+		emit_jmp(e, t->bt->exit_indirect);
+	}
+	return true;
+}
+
+/*
  * A direct exit to `offset`. The block's flags state at this point is t->flags and is left as it was, because
  * the other exit of the block starts from it.
  */
@@ -179,6 +246,8 @@ static void emit_direct_exit(struct translation *t, unsigned slot, int64_t offse
 	uint8_t *leave = NULL;
 	bool in_page = offset >= 0 && offset < (int64_t)PAGE_SIZE;
 
+	if (t->counted)
+		flags_to_cpu(t); /* every block expects them there */
 	if (!t->code64 && !(t->key & MODE_CODE32)) {
 		/* 16-bit code wraps at 64 KiB */
 		emit_target(t, offset);
@@ -187,7 +256,11 @@ static void emit_direct_exit(struct translation *t, unsigned slot, int64_t offse
 		t->flags = before;
 		return;
 	}
-	if (!in_page || t->key & (MODE_STEP | KEY_ONE) || t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN) {
+	if (!in_page && emit_far_exit(t, slot, offset)) {
+		t->flags = before;
+		return;
+	}
+	if (!in_page || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT) || t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN) {
 		flags_to_cpu(t);
 		emit_target(t, offset);
 		emit_indirect_exit(t);
@@ -219,6 +292,11 @@ static void emit_jcc_exit(struct translation *t, const struct insn *insn, int64_
 	uint8_t *taken;
 
 	flags_to_host(t, H_R11);
+	if (t->counted && t->flags == FLAGS_HOST) {
+		/* once for both exits */
+		flags_emit_save(t->e);
+		t->flags = FLAGS_BOTH;
+	}
 	taken = emit_branch_later(t->e, insn->opcode & 15);
 	emit_direct_exit(t, 0, next);
 	emit_patch_here(t->e, taken);
@@ -801,6 +879,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	struct translation t;
 	struct emitter *e = &bt->e;
 	struct block *block = bt_alloc(bt, sizeof(*block));
+	uint8_t *used_up = NULL;
 
 	if (!block || e->end - e->p < BLOCK_BUFFER)
 		return NULL;
@@ -814,6 +893,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		    bt->cpu->tune_off & ENGINE_TUNE_FAST_TLB;
 	/* Non-flat segments in 32-bit code are seen per instruction. */
 	t.linear_known = t.code64 && block->linear;
+	t.counted = bt->cpu->clock == ENGINE_CLOCK_DETERMINISTIC;
 	t.linear = linear & PAGE_MASK;
 	t.count = t.stub_count = t.site_count = 0;
 	decode_block(&t, page, gpa & (PAGE_SIZE - 1), key & (MODE_STEP | KEY_ONE) ? 1 : max_insns, second);
@@ -831,10 +911,18 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	t.base_rw = e->p;
 	block->base = emit_exec(e);
 	block->code_mem = emit_exec(e);
-	if (t.live_before[0])
-		flags_emit_restore(e, H_R10);
-	block->code = emit_exec(e);
-	t.flags = FLAGS_HOST;
+	if (t.counted) {
+		emit_op(e, true, 0x81, 5, in_cpu(CPU_FIELD(budget))); /* sub */
+		emit32(e, t.count);
+		used_up = emit_branch_later(e, CC_S);
+		block->code = block->code_mem;
+		t.flags = FLAGS_CPU;
+	} else {
+		if (t.live_before[0])
+			flags_emit_restore(e, H_R10);
+		block->code = emit_exec(e);
+		t.flags = FLAGS_HOST;
+	}
 	for (t.i = 0; t.i < t.count; t.i++) {
 		bool careful = t.careful;
 
@@ -853,6 +941,14 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		emit_direct_exit(&t, 0, t.offset[t.count]);
 	}
 	emit_stubs(&t);
+	if (used_up) {
+		/* The budget ends within the block: the dispatcher makes a shorter one. */
+		emit_patch_here(e, used_up);
+		emit_op(e, true, 0x81, 0, in_cpu(CPU_FIELD(budget))); /* add */
+		emit32(e, t.count);
+		emit_target(&t, t.offset[0]);
+		emit_jmp(e, bt->exit_indirect);
+	}
 	if (!finish(&t)) {
 		e->p = t.base_rw;
 		return NULL;

@@ -35,6 +35,7 @@ struct translation {
 	struct block *block;
 	uint32_t key;
 	bool code64, careful;
+	bool counted; /* deterministic clock: count instructions, keep all flags exact */
 	uint64_t linear; /* of the block's page, where linear_known */
 	bool linear_known;
 	unsigned count;
@@ -69,7 +70,13 @@ static inline unsigned host_register(unsigned guest)
 #define CPU_SEG_BASE(s)	   ((int32_t)(offsetof(struct cpu, seg) + (s) * sizeof(struct segment) + offsetof(struct segment, base)))
 #define TLB_READ(class)	   ((int32_t)(offsetof(struct tlb_region, tables.read) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
 #define TLB_WRITE(class)   ((int32_t)(offsetof(struct tlb_region, tables.write) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
+#define LINK_TABLE	   ((int32_t)offsetof(struct tlb_region, tables.link))
 #define JUMP_TABLE(class)  ((int32_t)(offsetof(struct tlb_region, tables.jump) + (class) * sizeof(struct jump_entry) * JUMP_CACHE_SLOTS))
+
+static inline bool fits32(int64_t value)
+{
+	return value == (int32_t)value;
+}
 
 /* ---- flags ---- */
 /* Emits the copy host flags -> struct cpu; uses r10. */

@@ -246,7 +246,15 @@ struct cpu {
 	uint64_t clock_anchor_ticks, clock_anchor_ns; /* real clock: a pair of time_ticks and machine-clock time */
 	uint64_t random_state; /* deterministic clock: what RDRAND and RDSEED draw from */
 
+	/* ---- deterministic clock (bt/virtual_clock.h) ---- */
+	bool deadline_changed; /* the machine was called and may have other deadlines now */
+	bool napping;          /* MWAIT: nothing happens before the next timer */
+	uint64_t idle_ticks;   /* of `retired`: skipped, not retired */
+
 	uint8_t fpu_area[FPU_AREA_SIZE] __attribute__((aligned(64)));
+
+	/* bt/: as tlb_tables.link, for branches between global pages in root operation: one table for all contexts. */
+	void *global_link[GLOBAL_LINKS];
 };
 
 _Static_assert(sizeof(struct cpu) <= CPU_AREA_SIZE, "struct cpu must fit its alias");
@@ -381,11 +389,13 @@ void cpu_host_timer_arm(struct cpu *cpu, uint64_t deadline_ns);
 /* printf to the trace stream (standard error), one line, prefixed with the vCPU and its level. */
 void cpu_trace(struct cpu *cpu, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- called by cpu/, provided by bt/ (weak coupling through these two functions only) ---- */
+/* ---- called by cpu/, provided by bt/ (weak coupling through these functions only) ---- */
 
 /* The guest (or DMA, a page walk …) is about to change bytes [gpa, gpa + size) within one page, which has
  * code granules: drops the translations that cover them. */
 void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size);
+/* The executable mappings of a context, or (NULL) the global ones, may have changed: its links lead to the dispatcher again. */
+void bt_reset_links(struct cpu *cpu, struct tlb_tables *tables);
 /* 64 bits for the page of gpa, one per 64-byte granule that holds translated code. */
 uint64_t bt_code_map(struct cpu *cpu, gpa_t gpa);
 

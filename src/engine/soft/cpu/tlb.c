@@ -41,6 +41,19 @@ static inline unsigned fetch_slot(uint64_t gla)
 
 /* ---- emptying ---- */
 
+/* tlb_key.space */
+#define SPACE_NONROOT 1u
+#define SPACE_NESTED  2u
+#define SPACE_VALID   4u
+#define EPTP_MASK     0x000ffffffffff000ull
+
+/* The vCPU that the context belongs to: the start of its region is an alias of it. */
+static struct cpu *cpu_of(const struct tlb_context *context)
+{
+	return ((const struct cpu *)context->region->cpu_area)->self;
+}
+
+uint64_t dbg_jf[4];
 static void empty_jump_class(struct tlb_context *context, unsigned class)
 {
 	struct jump_entry *entry = context->region->tables.jump[class];
@@ -48,6 +61,8 @@ static void empty_jump_class(struct tlb_context *context, unsigned class)
 	if (!context->jump_used[class])
 		return;
 	context->jump_used[class] = false;
+	{ extern uint64_t dbg_jf[]; dbg_jf[class]++; }
+	bt_reset_links(cpu_of(context), &context->region->tables);
 	/* All ones in the code pointer too: nothing follows it, since no instruction has that rip. */
 	memset(entry, 0xff, sizeof(context->region->tables.jump[class]));
 }
@@ -185,6 +200,8 @@ static void flush_local_of(struct tlb_context *context)
 /* Now where the context is current, else when it is next selected. */
 static void flush_context(struct tlb_state *state, struct tlb_context *context, bool keep_global)
 {
+	if (!keep_global && !(state->key[context - state->context].space & SPACE_NONROOT))
+		bt_reset_links(cpu_of(context), NULL);
 	if (context != state->current) {
 		if (!keep_global)
 			context->pending = PENDING_ALL;
@@ -214,8 +231,10 @@ static void drop_page(struct tlb_context *context, uint64_t page, bool only_glob
 		if (entry->page == (page | 1) && (!only_global || entry->global))
 			entry->page = 0;
 		/* fetched[] cannot tell global pages; a needless emptying is harmless. */
-		if (was_fetched(context, class, page))
+		if (was_fetched(context, class, page)) {
 			empty_jumps_of_fetch(context, class);
+			bt_reset_links(cpu_of(context), NULL);
+		}
 	}
 }
 
@@ -242,6 +261,7 @@ static void drop_large(struct tlb_context *context, uint64_t gla)
 				entries[slot].page = 0;
 	}
 	empty_jumps(context);
+	bt_reset_links(cpu_of(context), NULL);
 }
 
 static inline unsigned large_bit(uint64_t gla)
@@ -313,11 +333,6 @@ void tlb_context_init(struct tlb_context *context, struct tlb_region *region)
 	context->pending_jumps = true;
 }
 
-#define SPACE_NONROOT 1u
-#define SPACE_NESTED  2u
-#define SPACE_VALID   4u
-#define EPTP_MASK     0x000ffffffffff000ull
-
 static inline struct tlb_key present_key(const struct cpu *cpu)
 {
 	return (struct tlb_key){
@@ -381,6 +396,29 @@ void tlb_jump_mode(struct cpu *cpu)
 		return;
 	empty_jump_class(context, class);
 	context->jump_mode[class] = cpu->mode;
+}
+
+void tlb_set_link(struct cpu *cpu, unsigned index, void *code)
+{
+	struct tlb_state *state = tlb_state_of(cpu);
+
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		state->context[i].region->tables.link[index] = code;
+}
+
+void tlb_forget_jump(struct cpu *cpu, unsigned page_offset, const void *code)
+{
+	struct tlb_state *state = tlb_state_of(cpu);
+
+	/* A slot is chosen by the low bits of rip, which are the same wherever the page is mapped. */
+	_Static_assert(JUMP_CACHE_SLOTS == PAGE_SIZE, "one slot per page offset");
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		for (unsigned class = 0; class < TLB_CLASSES; class ++) {
+			struct jump_entry *entry = &state->context[i].region->tables.jump[class][page_offset];
+
+			if (entry->code == code)
+				*entry = (struct jump_entry){~0ull, (void *)~0ull};
+		}
 }
 
 void tlb_flush_jumps(struct cpu *cpu, bool all_contexts)

@@ -29,7 +29,9 @@ struct cpu;
 #define TLB_SLOTS        4096
 #define JUMP_CACHE_SLOTS 4096
 #define FETCH_SLOTS      256
-#define CPU_AREA_SIZE    (64 * 1024) /* bytes of struct cpu's alias at the start of each region */
+#define CPU_AREA_SIZE    (320 * 1024) /* bytes of struct cpu's alias at the start of each region */
+#define CONTEXT_LINKS    8192 /* direct branches out of a page, per context */
+#define GLOBAL_LINKS     32768 /* the same between global pages of root operation, in struct cpu */
 #define TLB_CONTEXTS     16
 
 /* Selected at translation time by CPL, and for supervisor code by EFLAGS.AC under CR4.SMAP. */
@@ -64,6 +66,8 @@ struct tlb_tables {
 	struct tlb_entry write[TLB_CLASSES][TLB_SLOTS];
 	struct jump_entry jump[TLB_CLASSES][JUMP_CACHE_SLOTS];
 	struct fetch_entry fetch[TLB_CLASSES][FETCH_SLOTS];
+	/* bt/: where a direct branch to another page leads in this context. Reset with the jump caches. */
+	void *link[CONTEXT_LINKS];
 };
 
 struct tlb_region {
@@ -133,6 +137,10 @@ void tlb_flush_vpid(struct cpu *cpu, unsigned type, uint16_t vpid, gla_t gla);
 void tlb_flush_ept(struct cpu *cpu, unsigned type, uint64_t eptp);
 /* Revokes every write entry for the guest-physical page, in every context (the page now holds code). */
 void tlb_revoke_write(struct cpu *cpu, gpa_t page);
+/* bt/: sets link[index] of every context. */
+void tlb_set_link(struct cpu *cpu, unsigned index, void *code);
+/* bt/: removes the jump cache entries that lead to `code`, a block that starts at page_offset. */
+void tlb_forget_jump(struct cpu *cpu, unsigned page_offset, const void *code);
 /* Empties the jump caches of all contexts, or the current one only. */
 void tlb_flush_jumps(struct cpu *cpu, bool all_contexts);
 
