@@ -806,6 +806,26 @@ static void gen_string(void)
 	put(ops[pick(sizeof(ops))]);
 }
 
+/* A gather around a pointer into DATA, and a masked store through rdi. */
+static void gen_vector_memory(void)
+{
+	unsigned base = (const unsigned[]){ 3, 9, 11, 15 }[pick(4)], scale = pick(4);
+	bool w = pick(2), l = pick(2);
+
+	if (pick(2)) {
+		put_mov_imm(7, DATA + pick(DATA_SIZE - 64));
+		put_legacy(pick(2) ? 0x66 : 0, false, false, false, 1, 0xf7, pick(8), reg_operand(pick(8)), 0, 0);
+		return;
+	}
+	/* small indices: pand with a constant is too long a way; shift them right until they are small */
+	put_vex(1, 1, false, true, 5, 0x72, 2, reg_operand(6), 1, 21);	/* vpsrld ymm5, ymm6, 21 */
+	if (pick(2))
+		put_vex(1, 1, false, true, 5, 0x73, 2, reg_operand(6), 1, 53); /* vpsrlq: for 64-bit indices */
+	put_mov_imm(base, DATA + 64);
+	put_vex(2, 1, w, l, 7, 0x90 + pick(2) * 2, 8,
+		(struct operand){ .memory = true, .base = base, .index = 5, .scale = scale, .disp = 8 }, 0, 0);
+}
+
 /* Several accesses around one pointer, in one page or over two: what the translator looks up together. */
 static void gen_structure(void)
 {
@@ -863,6 +883,10 @@ static void gen_instruction(void)
 		break;
 	case 10:
 		gen_string();
+		break;
+	case 13:
+		if (differential_has_avx())
+			gen_vector_memory();
 		break;
 	case 11 ... 12:
 		gen_structure();

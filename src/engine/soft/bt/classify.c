@@ -23,6 +23,7 @@
 	X(xgetbv, 0) X(xsetbv, 1) X(xsave, 0) X(xsaveopt, 0) X(xsavec, 0) X(xsaves, 0) X(xrstor, 0)             \
 	X(xrstors, 0) X(fxsave, 0) X(fxrstor, 0) X(fnsave, 0) X(frstor, 0) X(fnstenv, 0) X(fldenv, 0)           \
 	X(cmpxchg8b, 0) X(salc, 0) X(aaa, 0) X(aas, 0) X(daa, 0) X(das, 0) X(aam, 0) X(aad, 0)                  \
+	X(gather, 0) X(maskmov, 0)                                                                              \
 	X(vmxon, 1) X(vmxoff, 1) X(vmclear, 1) X(vmptrld, 1) X(vmptrst, 0) X(vmread, 0) X(vmwrite, 0)           \
 	X(vmlaunch, 1) X(vmresume, 1) X(vmcall, 1) X(vmfunc, 1) X(invept, 1) X(invvpid, 1)
 
@@ -569,6 +570,30 @@ static bool ignores_scan_prefix(const struct bt *bt, const struct insn *insn)
 	return insn->opcode == 0xbd && !cpu_model_has(bt->shapes->model, 0x80000001, 0, 2, 5);
 }
 
+/* Gathers and MASKMOV: see vector_memory.c. */
+static bool names_other_memory(const struct insn *insn)
+{
+	if (insn->map == 2 && insn->prefixes & PREFIX_VEX)
+		return insn->opcode >= 0x90 && insn->opcode <= 0x93;
+	return insn->map == 1 && insn->opcode == 0xf7 && !(insn->prefixes & (PREFIX_REP | PREFIX_REPNE));
+}
+
+static unsigned other_memory(struct bt *bt, const struct insn *insn, uint32_t key)
+{
+	bool vex = insn->prefixes & PREFIX_VEX;
+
+	if (insn->map == 2) {
+		if (insn->vex_pp != 1 || !cpu_model_has(bt->cpu->model, 7, 0, 1, 5))
+			return BT_UNDEFINED;
+		return key & MODE_AVX ? C(gather) : BT_FPU_UNAVAILABLE;
+	}
+	if (vex && !cpu_model_has(bt->cpu->model, 1, 0, 2, 28))
+		return BT_UNDEFINED;
+	if (vex)
+		return key & MODE_AVX ? C(maskmov) : BT_FPU_UNAVAILABLE;
+	return key & (insn->prefixes & PREFIX_OPSIZE ? MODE_SSE : MODE_FPU) ? C(maskmov) : BT_FPU_UNAVAILABLE;
+}
+
 const struct shape *classify(struct bt *bt, struct insn *insn, const uint8_t *bytes, uint32_t key)
 {
 	unsigned code_size = key & MODE_CODE64 ? 8 : key & MODE_CODE32 ? 4 : 2;
@@ -581,7 +606,9 @@ const struct shape *classify(struct bt *bt, struct insn *insn, const uint8_t *by
 		insn->op = BT_UNDEFINED;
 		return NULL;
 	}
-	if (insn->prefixes & PREFIX_VEX) {
+	if (names_other_memory(insn)) {
+		insn->op = other_memory(bt, insn, key);
+	} else if (insn->prefixes & PREFIX_VEX) {
 		insn->op = BT_NATIVE;
 	} else if (insn->map == 0) {
 		insn->op = one_byte(insn, key);

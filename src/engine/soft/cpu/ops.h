@@ -50,6 +50,9 @@ op_function op_in, op_out, op_ins, op_outs; /* E4-E7, EC-EF, 6C-6F */
 op_function op_xgetbv, op_xsetbv, op_xsave, op_xsaveopt, op_xsavec, op_xsaves, op_xrstor, op_xrstors;
 op_function op_fxsave, op_fxrstor, op_fnsave, op_frstor, op_fnstenv, op_fldenv;
 
+/* vector_memory.c */
+op_function op_gather, op_maskmov;
+
 /* integer.c: forms the translator does not inline, for every mode */
 op_function op_cmpxchg8b /* and 16b */;
 op_function op_salc, op_aaa, op_aas, op_daa, op_das, op_aam, op_aad; /* not in 64-bit mode */
