@@ -807,6 +807,10 @@ const struct fetch_entry *tlb_fetch(struct cpu *cpu, gla_t gla)
 	if (walk.page_shift > PAGE_SHIFT)
 		note_large(context, gla.v, walk.page_shift);
 	if (is_apic_access(cpu, &walk)) {
+		uint64_t ignored;
+
+		/* A fetch is never virtualized: this leaves. */
+		cpu->virt->apic_access(cpu, GPA(walk.l2_gpa.v | (gla.v & ~PAGE_MASK)), 1, ACCESS_FETCH, &ignored);
 		entry = &state->uncached;
 	} else if (!context->fetch_listed[class][slot]) {
 		context->fetch_listed[class][slot] = true;
