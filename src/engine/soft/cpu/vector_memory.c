@@ -75,9 +75,9 @@ void op_gather(struct cpu *cpu, const struct insn *insn)
 		if (element(cpu, mask, i, size))
 			set_element(cpu, destination, i, size, mem_read(cpu, insn->segment, offset, size));
 		set_element(cpu, mask, i, size, 0);
+		for (unsigned above = count * size; i == 0 && above < 32; above += 4)
+			set_element(cpu, destination, above / 4, 4, 0);
 	}
-	for (unsigned i = count * size; i < 32; i += 4)
-		set_element(cpu, destination, i / 4, 4, 0);
 	for (unsigned i = 0; i < 8; i++)
 		set_element(cpu, mask, i, 4, 0);
 }
