@@ -8,15 +8,17 @@ compiler := gcc libc6-dev meson ninja-build pkg-config
 libraries := libzydis-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev liblzo2-dev
 build_packages := $(compiler) $(libraries) binutils
 check_packages := $(build_packages) libcmocka-dev qemu-system-x86
+check_long_packages := $(check_packages) stress-ng
 bench_packages := $(build_packages) qemu-system-x86 bochs bochsbios vgabios isolinux syslinux-common xorriso
 
-.PHONY: all demo check bench install clean help
+.PHONY: all demo check check-long bench install clean help
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) nestor
 
 help:
 	@echo "make demo      build Nestor, then run an L1 with KVM and an L2 inside it"
 	@echo "make check     run all tests, in the ordinary and in the sanitized build"
+	@echo "make check-long  run more whole guests, stress-ng in them among others"
 	@echo "make bench     measure Nestor beside QEMU TCG and Bochs on the same guest"
 	@echo "make install   install nestor and its man page below PREFIX ($(PREFIX))"
 	@echo "make clean     remove what was built (.cache, with Debian's kernel, stays)"
@@ -45,6 +47,15 @@ check:
 	$(call configure,$(STATIC),-Dstatic=true)
 	$(call configure,$(SANITIZED),-Db_sanitize=address$(comma)undefined)
 	@scripts/check $(BUILD) $(SANITIZED) $(STATIC)
+
+check-long:
+	@scripts/need $(check_long_packages)
+	$(call configure,$(BUILD),-Dprefix=$(PREFIX))
+	$(call configure,$(STATIC),-Dstatic=true)
+	@ninja --quiet -C $(BUILD) nestor
+	@ninja --quiet -C $(STATIC) nestor
+	@scripts/guest/build --qemu --others --stress $(STATIC)/nestor
+	@meson test -C $(BUILD) --no-rebuild --suite long --print-errorlogs
 
 bench:
 	@scripts/need $(bench_packages)
