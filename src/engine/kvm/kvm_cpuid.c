@@ -11,6 +11,9 @@
 
 #define MSR_FEATURE_CONTROL   0x3au
 #define MSR_ARCH_CAPABILITIES 0x10au
+#define MSR_MISC_ENABLE       0x1a0u
+
+#define MISC_ENABLE_FAST_STRINGS 1u
 
 #define FEATURE_CONTROL_LOCKED 1u
 #define FEATURE_CONTROL_VMX    4u /* outside SMX operation */
@@ -171,8 +174,7 @@ static int set_tsc_frequency(struct engine_vcpu *vcpu)
 	return 0;
 }
 
-/* Sets one MSR; false where KVM does not have it or refuses the value. */
-static bool set_msr(struct engine_vcpu *vcpu, uint32_t index, uint64_t value)
+bool kvm_set_msr(struct engine_vcpu *vcpu, uint32_t index, uint64_t value)
 {
 	struct {
 		struct kvm_msrs head;
@@ -180,6 +182,19 @@ static bool set_msr(struct engine_vcpu *vcpu, uint32_t index, uint64_t value)
 	} msr = {.head.nmsrs = 1, .entry = {.index = index, .data = value}};
 
 	return kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &msr) == 1;
+}
+
+static bool get_msr(struct engine_vcpu *vcpu, uint32_t index, uint64_t *value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msr = {.head.nmsrs = 1, .entry = {.index = index}};
+
+	if (kvm_ioctl(vcpu->fd, KVM_GET_MSRS, &msr) != 1)
+		return false;
+	*value = msr.entry.data;
+	return true;
 }
 
 /* What KVM can carry of a feature MSR; 0 where it has none. */
@@ -198,13 +213,17 @@ static int set_msrs(struct engine_vcpu *vcpu)
 	const struct cpu_model *model = vcpu->vm->config->cpu_model;
 	uint64_t capabilities =
 	    model->arch_capabilities & feature_msr(vcpu->vm->kvm_fd, MSR_ARCH_CAPABILITIES);
+	uint64_t misc_enable;
 
-	set_msr(vcpu, MSR_ARCH_CAPABILITIES, capabilities);
+	kvm_set_msr(vcpu, MSR_ARCH_CAPABILITIES, capabilities);
+	/* After reset fast strings are on; without them Linux copies by the word. */
+	if (get_msr(vcpu, MSR_MISC_ENABLE, &misc_enable))
+		kvm_set_msr(vcpu, MSR_MISC_ENABLE, misc_enable | MISC_ENABLE_FAST_STRINGS);
 	if (!model->vmx || model->vmx_firmware == VMX_FIRMWARE_UNLOCKED)
 		return 0;
-	if (!set_msr(vcpu, MSR_FEATURE_CONTROL,
-	             FEATURE_CONTROL_LOCKED |
-	                 (model->vmx_firmware == VMX_FIRMWARE_ON ? FEATURE_CONTROL_VMX : 0)))
+	if (!kvm_set_msr(vcpu, MSR_FEATURE_CONTROL,
+	                 FEATURE_CONTROL_LOCKED |
+	                     (model->vmx_firmware == VMX_FIRMWARE_ON ? FEATURE_CONTROL_VMX : 0)))
 		return error_set(EIO, "KVM refuses to switch the guest's VT-x on (IA32_FEATURE_CONTROL)");
 	return 0;
 }

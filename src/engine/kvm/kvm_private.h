@@ -109,6 +109,9 @@ int kvm_sync_memory(struct engine_vm *vm);
 /* CPUID and the MSRs that go with the model. 0, or a negative errno with error_text(). */
 int kvm_set_cpu_model(struct engine_vcpu *vcpu);
 
+/* Sets one MSR; false where KVM does not have it or refuses the value. */
+bool kvm_set_msr(struct engine_vcpu *vcpu, uint32_t index, uint64_t value);
+
 /* Finishes I/O whose result the kernel has not taken yet. */
 void kvm_complete_io(struct engine_vcpu *vcpu);
 

@@ -9,7 +9,14 @@
 #include "engine/vcpu_state.h"
 #include "util/error.h"
 
-#define MSR_TSC 0x10u
+#define MSR_TSC           0x10u
+#define MSR_MTRR_BASE0    0x200u
+#define MSR_MTRR_MASK0    0x201u
+#define MSR_MTRR_DEF_TYPE 0x2ffu
+
+#define MTRR_ENABLE_WRITE_BACK 0x806u /* E, default type WB */
+#define MTRR_VALID             0x800u
+#define PCI_HOLE_START         0xc0000000u /* to 4 GiB; RAM below ends here at the latest */
 
 static int failed(const struct engine_vcpu *vcpu, const char *what, int status)
 {
@@ -134,6 +141,20 @@ static int make_runnable(struct engine_vcpu *vcpu)
 	return kvm_ioctl(vcpu->fd, KVM_SET_MP_STATE, &mp);
 }
 
+/*
+ * A guest that is not started by firmware finds the MTRRs as firmware leaves them; where they are off, Linux does
+ * not set up the PAT either.
+ */
+static void set_firmware_mtrrs(struct engine_vcpu *vcpu)
+{
+	uint64_t addresses = (1ull << vcpu->vm->config->cpu_model->physical_address_bits) - 1;
+
+	kvm_set_msr(vcpu, MSR_MTRR_BASE0, PCI_HOLE_START); /* type UC */
+	kvm_set_msr(vcpu, MSR_MTRR_MASK0,
+	            (addresses & ~(uint64_t)(0xffffffffu - PCI_HOLE_START)) | MTRR_VALID);
+	kvm_set_msr(vcpu, MSR_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK);
+}
+
 int kvm_set_state(struct engine_vcpu *vcpu, const struct vcpu_state *state)
 {
 	struct kvm_regs regs = {0};
@@ -172,6 +193,7 @@ int kvm_set_state(struct engine_vcpu *vcpu, const struct vcpu_state *state)
 		status = kvm_ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug);
 	if (status >= 0)
 		status = make_runnable(vcpu);
+	set_firmware_mtrrs(vcpu);
 	return status < 0 ? failed(vcpu, "setting the state", status) : 0;
 }
 
