@@ -142,8 +142,8 @@ static int make_runnable(struct engine_vcpu *vcpu)
 }
 
 /*
- * A guest that is not started by firmware finds the MTRRs as firmware leaves them; where they are off, Linux does
- * not set up the PAT either.
+ * A guest that is not started by firmware finds the MTRRs as firmware leaves them; where they are off, Linux
+ * does not set up the PAT either.
  */
 static void set_firmware_mtrrs(struct engine_vcpu *vcpu)
 {
