@@ -1,14 +1,27 @@
 /* nestor run: one virtual machine from its options to its exit status. */
 #include "cli/cli.h"
 
+#include <inttypes.h>
+
 #include "config/options.h"
 #include "engine/cpu_model.h"
 #include "machine/load.h"
 #include "machine/machine.h"
 #include "util/error.h"
 
-static int run(const struct machine_config *config)
+static void print_state_hash(struct machine *machine)
 {
+	uint64_t hash, instructions;
+
+	if (machine_state_hash(machine, &hash, &instructions))
+		fprintf(stderr, "nestor: %s\n", error_text());
+	else
+		fprintf(stderr, "nestor: state hash %016" PRIx64 " after %" PRIu64 " instructions\n", hash, instructions);
+}
+
+static int run(const struct options *options)
+{
+	const struct machine_config *config = &options->machine;
 	const struct engine_ops *engine;
 	struct cpu_model model;
 	struct machine *machine;
@@ -26,6 +39,8 @@ static int run(const struct machine_config *config)
 		return usage_error("run", "%s", error_text());
 	machine_set_loader(machine, machine_load_guest, NULL);
 	status = machine_run(machine);
+	if (options->state_hash)
+		print_state_hash(machine);
 	machine_destroy(machine);
 	return status;
 }
@@ -40,7 +55,7 @@ int command_run(int argc, char **argv)
 	else if (options.help)
 		status = fputs(help_run, stdout) < 0 ? STATUS_USAGE : STATUS_OK;
 	else
-		status = run(&options.machine);
+		status = run(&options);
 	options_free(&options);
 	return status;
 }

@@ -10,11 +10,13 @@
 #define MEMORY_MIN (1ull << 20)
 #define MEMORY_MAX (1ull << 40)
 #define CPUS_MAX   64
+#define DETERMINISTIC_TSC_HZ 1000000000u
 
 enum option_code {
 	OPTION_KERNEL = 256, OPTION_INITRD, OPTION_APPEND, OPTION_MODULE, OPTION_FIRMWARE, OPTION_BOOT, OPTION_MEMORY,
 	OPTION_CPUS, OPTION_CPU, OPTION_NESTED, OPTION_VMX_FIRMWARE, OPTION_HYPERVISOR_LEAF, OPTION_ENGINE,
-	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE_OFF, OPTION_HELP,
+	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE_OFF, OPTION_STATE_HASH,
+	OPTION_HELP,
 };
 
 static const struct option long_options[] = {
@@ -37,6 +39,7 @@ static const struct option long_options[] = {
 	{"on-reset", required_argument, NULL, OPTION_ON_RESET},
 	{"trace", required_argument, NULL, OPTION_TRACE},
 	{"tune-off", required_argument, NULL, OPTION_TUNE_OFF},
+	{"state-hash", no_argument, NULL, OPTION_STATE_HASH},
 	{"help", no_argument, NULL, OPTION_HELP},
 	{NULL, 0, NULL, 0},
 };
@@ -311,6 +314,9 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		return choices_of("trace", trace_choices, value, &machine->trace);
 	case OPTION_TUNE_OFF:
 		return choices_of("tune-off", tune_choices, value, &machine->tune_off);
+	case OPTION_STATE_HASH:
+		options->state_hash = true;
+		return 0;
 	default:
 		return error_set(EINVAL, "internal: option %d has no meaning", code);
 	}
@@ -327,6 +333,11 @@ static int check_together(const struct machine_config *machine)
 		return error_set(EINVAL, "--initrd, --append and --module need --kernel");
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->engine == MACHINE_ENGINE_KVM)
 		return error_set(EINVAL, "--clock deterministic needs --engine soft: hardware does not count alike");
+	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->cpu_count > 1)
+		return error_set(EINVAL, "--clock deterministic needs --cpus 1: CPUs do not take turns yet");
+	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->cpu.tsc_hz > DETERMINISTIC_TSC_HZ)
+		return error_set(EINVAL, "--tsc %llu: at most %u under --clock deterministic, one instruction per ns",
+				 (unsigned long long)machine->cpu.tsc_hz, DETERMINISTIC_TSC_HZ);
 	return 0;
 }
 
@@ -379,6 +390,9 @@ int options_parse(struct options *options, int argc, char **argv)
 	/* A deterministic run counts guest instructions, which only the software engine can. */
 	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC && options->machine.engine == MACHINE_ENGINE_AUTO)
 		options->machine.engine = MACHINE_ENGINE_SOFT;
+	/* One tick per instruction, and not the host's rate: the guest is told of it. */
+	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC && !options->machine.cpu.tsc_hz)
+		options->machine.cpu.tsc_hz = DETERMINISTIC_TSC_HZ;
 	return check_together(&options->machine);
 }
 

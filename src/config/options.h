@@ -9,6 +9,7 @@
 
 struct options {
 	struct machine_config machine; /* borrows argv's strings and the one below */
+	bool state_hash;               /* --state-hash: print machine_state_hash at the end */
 	bool help;                     /* --help was given; nothing else was checked */
 	char *cpu_model;               /* owned: the MODEL of --cpu MODEL,+feature,… */
 };

@@ -17,6 +17,7 @@
 struct engine_vm;
 struct engine_vcpu;
 struct vcpu_state;
+struct hash;      /* util/hash.h */
 struct cpu_model; /* engine/cpu_model.h: what CPUID and the capability MSRs announce */
 
 enum engine_clock { ENGINE_CLOCK_REAL, ENGINE_CLOCK_DETERMINISTIC };
@@ -135,6 +136,12 @@ struct engine_ops {
 
 	/* The deadline given to timer_arm has passed. [any] */
 	void (*vcpu_timer_expired)(struct engine_vcpu *vcpu);
+
+	/*
+	 * Adds all that a guest could find in a vCPU that does not run: registers, local APIC, nested state, time.
+	 * *instructions: how many have retired, 0 where they are not counted. NULL where the engine cannot.
+	 */
+	void (*vcpu_state_hash)(struct engine_vcpu *vcpu, struct hash *hash, uint64_t *instructions);
 };
 
 extern const struct engine_ops engine_soft;

@@ -160,6 +160,12 @@ void machine_set_extint(struct machine *machine, bool asserted);
 int machine_add_device(struct machine *machine, const char *name, void *state, void (*reset)(void *state),
                        void (*destroy)(void *state));
 
+/*
+ * One number for RAM and the state of all vCPUs, and the instructions that they have retired (0 where nobody
+ * counted). While no vCPU runs. Returns 0, or -ENOTSUP with error_text() where the engine cannot.
+ */
+int machine_state_hash(struct machine *machine, uint64_t *hash, uint64_t *instructions);
+
 /* Machine-clock time, ns since the start. [any] */
 uint64_t machine_now(struct machine *machine);
 

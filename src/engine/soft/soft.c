@@ -8,6 +8,7 @@
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/msr.h"
 #include "engine/soft/cpu/time.h"
+#include "engine/soft/state_hash.h"
 #include "engine/soft/vmx/vmx.h"
 #include "engine/vcpu_state.h"
 #include "util/error.h"
@@ -229,6 +230,14 @@ static void soft_timer_expired(struct engine_vcpu *vcpu)
 	kick(vcpu->cpu, ASYNC_TIMER);
 }
 
+static void soft_vcpu_state_hash(struct engine_vcpu *vcpu, struct hash *hash, uint64_t *instructions)
+{
+	soft_state_hash(vcpu->cpu, hash);
+	*instructions = 0;
+	if (vcpu->cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
+		*instructions = time_ticks(vcpu->cpu) - vcpu->cpu->idle_ticks;
+}
+
 const struct engine_ops engine_soft = {
 	.name = "soft",
 	.vm_create = soft_vm_create,
@@ -243,4 +252,5 @@ const struct engine_ops engine_soft = {
 	.set_extint = soft_set_extint,
 	.inject_nmi = soft_inject_nmi,
 	.vcpu_timer_expired = soft_timer_expired,
+	.vcpu_state_hash = soft_vcpu_state_hash,
 };

@@ -226,6 +226,7 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 {
 	if (cpu->event.valid) {
 		*link = NULL;
+		cpu->napping = false;
 		cpu_deliver_event(cpu);
 		return true;
 	}
@@ -238,8 +239,14 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 			return false;
 		}
 		cpu_poll_events(cpu);
-		if (cpu->event.valid)
+		if (cpu->event.valid || virtual_clock_is_due(cpu))
 			return true;
+	}
+	if (cpu->napping) {
+		cpu->napping = false;
+		if (!cpu->interrupt_blocked)
+			virtual_clock_skip_idle(cpu);
+		return true;
 	}
 	if (cpu->activity != ACTIVITY_ACTIVE) {
 		*link = NULL;

@@ -6,9 +6,23 @@
 
 #include "engine/soft/cpu/time.h"
 
-uint32_t cpu_host_pio_read(struct cpu *cpu, uint16_t port, unsigned size)
+/*
+ * Deterministic clock: a device sees the time of the instruction that reaches it, and may arm timers and raise
+ * interrupts, which the dispatcher looks at right after that instruction.
+ */
+static void enter_machine(struct cpu *cpu)
 {
 	fpu_stash(cpu);
+	if (cpu->clock != ENGINE_CLOCK_DETERMINISTIC)
+		return;
+	cpu->host->clock_advance(cpu->host->context, cpu_now_ns(cpu));
+	cpu->deadline_changed = true;
+	cpu_poll_soon(cpu);
+}
+
+uint32_t cpu_host_pio_read(struct cpu *cpu, uint16_t port, unsigned size)
+{
+	enter_machine(cpu);
 
 	uint32_t value = cpu->host->pio_read(cpu->host->context, port, size);
 
@@ -19,7 +33,7 @@ uint32_t cpu_host_pio_read(struct cpu *cpu, uint16_t port, unsigned size)
 
 void cpu_host_pio_write(struct cpu *cpu, uint16_t port, unsigned size, uint32_t value)
 {
-	fpu_stash(cpu);
+	enter_machine(cpu);
 	if (cpu->trace & ENGINE_TRACE_IO)
 		cpu_trace(cpu, "out port %04x size %u = %x", port, size, value);
 	cpu->host->pio_write(cpu->host->context, port, size, value);
@@ -27,7 +41,7 @@ void cpu_host_pio_write(struct cpu *cpu, uint16_t port, unsigned size, uint32_t 
 
 uint64_t cpu_host_mmio_read(struct cpu *cpu, gpa_t gpa, unsigned size)
 {
-	fpu_stash(cpu);
+	enter_machine(cpu);
 
 	uint64_t value = cpu->host->mmio_read(cpu->host->context, gpa, size);
 
@@ -39,7 +53,7 @@ uint64_t cpu_host_mmio_read(struct cpu *cpu, gpa_t gpa, unsigned size)
 
 void cpu_host_mmio_write(struct cpu *cpu, gpa_t gpa, unsigned size, uint64_t value)
 {
-	fpu_stash(cpu);
+	enter_machine(cpu);
 	if (cpu->trace & ENGINE_TRACE_IO)
 		cpu_trace(cpu, "write %012llx size %u = %llx", (unsigned long long)gpa.v, size,
 		          (unsigned long long)value);
@@ -54,7 +68,7 @@ int cpu_host_interrupt_acknowledge(struct cpu *cpu)
 
 void cpu_host_eoi(struct cpu *cpu, uint8_t vector)
 {
-	fpu_stash(cpu);
+	enter_machine(cpu);
 	cpu->host->eoi(cpu->host->context, vector);
 }
 
@@ -71,6 +85,9 @@ void cpu_host_timer_arm(struct cpu *cpu, uint64_t deadline_ns)
 	if (cpu->virt_deadline_ns && cpu->virt_deadline_ns < deadline)
 		deadline = cpu->virt_deadline_ns;
 	cpu->timer_armed_ns = deadline;
+	cpu->deadline_changed = true;
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
+		cpu_poll_soon(cpu);
 	if (cpu->clock == ENGINE_CLOCK_REAL && deadline != UINT64_MAX) {
 		uint64_t now = cpu_now_ns(cpu), host_now = cpu->host->clock_ns(cpu->host->context);
 		uint64_t left = deadline > now ? deadline - now : 0;
@@ -113,8 +130,10 @@ bool cpu_host_random(struct cpu *cpu, uint64_t *value)
 
 void cpu_host_nap(struct cpu *cpu, const void *watched, uint64_t armed_value)
 {
-	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC) {
+		cpu->napping = true;
 		return;
+	}
 	fpu_stash(cpu);
 	nap(&cpu->kick, watched, armed_value);
 }

@@ -55,7 +55,17 @@ uint64_t time_ticks_to_ns(const struct cpu *cpu, uint64_t ticks)
 	if ((int64_t)(ticks - now) <= 0)
 		return ns_at(cpu, now);
 	ns = ns_at(cpu, ticks);
+	/* Where a tick lasts a nanosecond or longer the time is exact: time_ns_to_ticks gives the tick back. */
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
+		return time_ns_to_ticks(cpu, ns) < ticks ? ns + 1 : ns;
 	return ns >= UINT64_MAX - 1 ? UINT64_MAX : ns + 1;
+}
+
+uint64_t time_ns_to_ticks(const struct cpu *cpu, uint64_t ns)
+{
+	uint64_t tick = time_mul_div(ns, cpu->model->tsc_hz, NS_PER_SECOND);
+
+	return tick < UINT64_MAX && ns_at(cpu, tick) < ns ? tick + 1 : tick;
 }
 
 uint64_t cpu_tsc_to_ns(const struct cpu *cpu, uint64_t tsc)

@@ -23,6 +23,9 @@ uint64_t time_ticks(const struct cpu *cpu);
  * gives the present time; one beyond the range of the clock gives UINT64_MAX. */
 uint64_t time_ticks_to_ns(const struct cpu *cpu, uint64_t ticks);
 
+/* Deterministic clock: the first tick at or after a time of the machine's clock. */
+uint64_t time_ns_to_ticks(const struct cpu *cpu, uint64_t ns);
+
 /* Notes that it is now host_ns by the machine's clock, so that the two do not drift apart. */
 void time_anchor(struct cpu *cpu, uint64_t host_ns);
 

@@ -29,3 +29,18 @@ void vmx_destroy(struct cpu *cpu)
 	free(cpu->vmx);
 	cpu->vmx = NULL;
 }
+
+void vmx_state_hash(const struct cpu *cpu, struct hash *hash)
+{
+	const struct vmx *vmx = cpu->vmx;
+
+	if (!vmx)
+		return;
+	hash_u64(hash, vmx->in_vmx_operation | vmx->in_nonroot << 1);
+	hash_u64(hash, vmx->vmxon.v);
+	hash_u64(hash, vmx->current ? vmx->current->gpa.v : UINT64_MAX);
+	if (vmx->current) {
+		hash_u64(hash, vmx->current->launch_state);
+		hash_bytes(hash, vmx->current->f, sizeof(vmx->current->f));
+	}
+}
