@@ -47,7 +47,7 @@ static void check_breakpoints(struct cpu *cpu, uint64_t linear)
 {
 	uint64_t hit = 0;
 
-	if (!(cpu->dr7 & 0xff) || cpu->rflags_system & FLAG_RF)
+	if (!(cpu->dr7 & 0xff) || cpu->rflags_system & FLAG_RF || cpu->shadow & SHADOW_MOVSS)
 		return;
 	for (unsigned i = 0; i < 4; i++)
 		if (cpu->dr7 >> (2 * i) & 3 && !(cpu->dr7 >> (16 + 4 * i) & 15) && cpu->dr[i] == linear)
@@ -202,6 +202,10 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		cpu->rip = bt_rip(cpu, next->target);
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
+	if (cpu->step_recheck) {
+		cpu->step_recheck = false;
+		trap = cpu->rflags_system & FLAG_TF;
+	}
 	if (cpu->mode & MODE_STEP || trap) {
 		if (trap) {
 			cpu->debug_trap_pending = true;

@@ -201,6 +201,7 @@ struct cpu {
 	bool nmi_pending, nmi_blocked;
 	bool debug_trap_pending; /* single-step or data breakpoint after the last instruction; bits in dr6_pending */
 	uint64_t dr6_pending;
+	bool step_recheck; /* SYSCALL and SYSRET: TF as they left it decides on the single-step trap after them */
 	bool interrupt_blocked;  /* the last cpu_poll_events found an interrupt, or in non-root operation possibly a
 				  * window, that RFLAGS.IF held back: see cpu_interrupts_enabled */
 	bool extint_line;        /* the 8259's INTR, copied from pending_async by the vCPU */

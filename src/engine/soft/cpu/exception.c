@@ -61,6 +61,11 @@ _Noreturn static void raise_event(struct cpu *cpu, struct event event)
 {
 	event.valid = true;
 	event.type = EVENT_EXCEPTION;
+	/* An instruction that faults has hit no data breakpoint. What MOV SS before it held back stays. */
+	if (!cpu->delivering.valid && !(cpu->shadow & SHADOW_MOVSS)) {
+		cpu->debug_trap_pending = false;
+		cpu->dr6_pending = 0;
+	}
 	if (cpu->delivering.valid) {
 		enum fault_class first = BENIGN, second = fault_class(event.vector);
 		bool combine;

@@ -52,11 +52,30 @@ static void check_permission(struct cpu *cpu, uint16_t port, unsigned size)
 		cpu_raise_error(cpu, VECTOR_GP, 0);
 }
 
+/* SDM, Data Memory and I/O Breakpoint Exception Conditions: R/W = 10B with CR4.DE; a trap. */
+static void note_io(struct cpu *cpu, uint16_t port, unsigned size)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		unsigned control = cpu->dr7 >> (16 + 4 * i);
+		unsigned length = (control >> 2 & 3) + 1; /* 10B is undefined here */
+		uint64_t first = cpu->dr[i] & ~(uint64_t)(length - 1);
+
+		if (!(cpu->dr7 >> 2 * i & 3) || (control & 3) != 2)
+			continue;
+		if (first >= (uint64_t)port + size || port >= first + length)
+			continue;
+		cpu->dr6_pending |= 1u << i;
+		cpu->debug_trap_pending = true;
+	}
+}
+
 static void check(struct cpu *cpu, const struct insn *insn, uint16_t port, unsigned size, unsigned how)
 {
 	check_permission(cpu, port, size);
 	if (cpu->virt)
 		cpu->virt->instruction(cpu, INTERCEPT_IO, (uint32_t)port << 16 | how | (size - 1), insn);
+	if (__builtin_expect(cpu->cr4 & CR4_DE && cpu->dr7 & 0xff, 0))
+		note_io(cpu, port, size);
 }
 
 /* E4-E7: immediate port; EC-EF: DX. */

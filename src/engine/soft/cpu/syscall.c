@@ -26,6 +26,7 @@ void op_syscall(struct cpu *cpu, const struct insn *insn)
 	cpu->gpr[REG_RCX] = cpu->next_rip;
 	cpu->gpr[REG_R11] = flags;
 	cpu_set_rflags(cpu, flags & ~(cpu->msr.sfmask | FLAG_RF));
+	cpu->step_recheck = (flags | cpu_rflags(cpu)) & FLAG_TF;
 	cpu->next_rip = cpu->msr.lstar;
 	load_flat(cpu, selector, selector + 8, true, 0);
 	cpu_update_mode(cpu);
@@ -42,6 +43,7 @@ void op_sysret(struct cpu *cpu, const struct insn *insn)
 	if (cpu->cpl != 0 || (code64 && !is_canonical(cpu->gpr[REG_RCX])))
 		cpu_raise_error(cpu, VECTOR_GP, 0);
 	cpu->next_rip = code64 ? cpu->gpr[REG_RCX] : (uint32_t)cpu->gpr[REG_RCX];
+	cpu->step_recheck = (cpu->rflags_system | cpu->gpr[REG_R11]) & FLAG_TF;
 	cpu_set_rflags(cpu, (cpu->gpr[REG_R11] & 0x3c7fd7) | 2);
 	load_flat(cpu, code64 ? (uint16_t)(selector + 16) | 3 : selector, (uint16_t)(selector + 8) | 3,
 	          code64, 3);
