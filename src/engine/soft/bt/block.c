@@ -180,7 +180,7 @@ void block_drop(struct bt *bt, struct block *block)
 		link->to = NULL;
 	}
 	block->incoming = NULL;
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < block->link_count; i++) {
 		struct block_link *link = &block->link[i];
 
 		unlink_outgoing(link);

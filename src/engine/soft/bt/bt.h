@@ -38,6 +38,7 @@
 #include "engine/soft/cpu/ops.h"
 
 #define BLOCK_MAX_INSNS 48
+#define BLOCK_SIDE_EXITS 5 /* conditional branches that a block goes on behind */
 #define BLOCK_BUFFER    (24 * 1024) /* bytes of host code that a block may take at most */
 
 /* Key bits besides cpu->mode. */
@@ -104,7 +105,8 @@ struct block {
 	struct native_site *site;
 	struct block *hash_next, *page_next, *page2_next;
 	struct block_link *incoming;
-	struct block_link link[2];
+	struct block_link *link; /* its direct exits */
+	uint16_t link_count;
 };
 
 struct page_info {

@@ -106,21 +106,21 @@ static unsigned look_ahead(struct translation *t, const uint8_t *page, int64_t o
 	return needed | (SHAPE_ALL & ~written);
 }
 
+static bool has_target(const struct insn *insn)
+{
+	return insn->op == BT_JCC || insn->op == BT_LOOP || insn->op == BT_JMP || insn->op == BT_CALL;
+}
+
+/* What is needed behind the last instruction, where control may go on there. */
 static unsigned live_at_end(struct translation *t, const uint8_t *page)
 {
 	const struct insn *last = &t->insn[t->count - 1];
-	int64_t next = t->offset[t->count];
 
-	switch (last->op) {
-	case BT_JCC:
-	case BT_LOOP:
-		return look_ahead(t, page, next) | look_ahead(t, page, next + last->imm);
-	case BT_JMP:
-	case BT_CALL:
-		return look_ahead(t, page, next + last->imm);
-	default:
-		return ends_block(last) ? SHAPE_ALL : look_ahead(t, page, next);
-	}
+	if (last->op == BT_JMP || last->op == BT_CALL)
+		return 0;
+	if (ends_block(last) && !has_target(last))
+		return SHAPE_ALL;
+	return look_ahead(t, page, t->offset[t->count]);
 }
 
 static void compute_liveness(struct translation *t, const uint8_t *page)
@@ -130,10 +130,17 @@ static void compute_liveness(struct translation *t, const uint8_t *page)
 		memset(t->live_before, SHAPE_ALL, sizeof(t->live_before));
 		return;
 	}
-	unsigned live = t->key & (MODE_STEP | KEY_ONE) || t->block->crosses_page ? SHAPE_ALL : live_at_end(t, page);
+	bool alone = t->key & (MODE_STEP | KEY_ONE) || t->block->crosses_page;
+	unsigned live = alone ? SHAPE_ALL : live_at_end(t, page);
 
 	t->live_before[t->count] = live;
 	for (unsigned i = t->count; i-- > 0;) {
+		if (has_target(&t->insn[i])) {
+			int64_t target = t->offset[i + 1] + t->insn[i].imm;
+
+			t->live_at_target[i] = alone ? SHAPE_ALL : look_ahead(t, page, target);
+			live |= t->live_at_target[i];
+		}
 		live = live_through(&t->insn[i], &t->shape[i], live);
 		t->live_before[i] = live;
 	}
@@ -172,16 +179,21 @@ static void emit_kick_check(struct translation *t, uint8_t **leave)
 	*leave = emit_branch_later(t->e, CC_NE);
 }
 
+static struct block_link *new_link(struct translation *t)
+{
+	return &t->block->link[t->block->link_count++];
+}
+
 /*
  * A direct exit to another page, through a slot of the context's (or the global) link table, which holds the
  * successor's code or the stub. False where that is not possible. Consumes t->flags.
  */
-static bool emit_far_exit(struct translation *t, unsigned slot, int64_t offset)
+static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live)
 {
 	struct emitter *e = t->e;
-	struct block_link *link = &t->block->link[slot];
+	struct block_link *link = new_link(t);
 	bool global = t->linear_known && !(t->key & MODE_NONROOT) && t->bt->cpu->cr4 & CR4_PGE;
-	bool backward = offset < 0 && t->insn[t->count - 1].op != BT_CALL;
+	bool backward = offset < 0 && t->insn[t->i].op != BT_CALL;
 	int64_t page = offset & ~(int64_t)(PAGE_SIZE - 1);
 	unsigned table = global ? LINK_GLOBAL : LINK_CONTEXT;
 	uint8_t *leave = NULL;
@@ -196,7 +208,7 @@ static bool emit_far_exit(struct translation *t, unsigned slot, int64_t offset)
 	}
 	if (backward) {
 		/* Every loop has a backward jump or an indirect one: calls need no look at the kick word. */
-		flags_before_clobber(t, t->live_before[t->count]);
+		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
 	link->flags_in_cpu = t->flags == FLAGS_CPU;
@@ -238,10 +250,10 @@ static bool emit_far_exit(struct translation *t, unsigned slot, int64_t offset)
  * A direct exit to `offset`. The block's flags state at this point is t->flags and is left as it was, because
  * the other exit of the block starts from it.
  */
-static void emit_direct_exit(struct translation *t, unsigned slot, int64_t offset)
+static void emit_direct_exit(struct translation *t, int64_t offset, unsigned live)
 {
 	struct emitter *e = t->e;
-	struct block_link *link = &t->block->link[slot];
+	struct block_link *link;
 	enum flags_place before = t->flags;
 	uint8_t *leave = NULL;
 	bool in_page = offset >= 0 && offset < (int64_t)PAGE_SIZE;
@@ -256,7 +268,7 @@ static void emit_direct_exit(struct translation *t, unsigned slot, int64_t offse
 		t->flags = before;
 		return;
 	}
-	if (!in_page && emit_far_exit(t, slot, offset)) {
+	if (!in_page && emit_far_exit(t, offset, live)) {
 		t->flags = before;
 		return;
 	}
@@ -267,8 +279,9 @@ static void emit_direct_exit(struct translation *t, unsigned slot, int64_t offse
 		t->flags = before;
 		return;
 	}
-	if (offset <= t->offset[t->count - 1]) {
-		flags_before_clobber(t, t->live_before[t->count]);
+	link = new_link(t);
+	if (offset <= t->offset[t->i]) {
+		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
 	*link = (struct block_link){ .from = t->block, .target = (int32_t)offset, .flags_in_cpu = t->flags == FLAGS_CPU };
@@ -287,20 +300,52 @@ static void emit_direct_exit(struct translation *t, unsigned slot, int64_t offse
 	t->flags = before;
 }
 
-static void emit_jcc_exit(struct translation *t, const struct insn *insn, int64_t next)
+/* May the branch be patched to lead straight to its target's block? */
+static bool is_patchable(const struct translation *t, int64_t offset)
 {
-	uint8_t *taken;
+	return (t->code64 || t->key & MODE_CODE32) && offset > t->offset[t->i] && offset < (int64_t)PAGE_SIZE &&
+	       !(t->key & (MODE_STEP | KEY_ONE)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN);
+}
+
+/* Jcc: the taken way's code stands behind the main line, which goes on with the next instruction. */
+static void emit_conditional(struct translation *t, const struct insn *insn, int64_t next)
+{
+	struct emitter *e = t->e;
+	struct cold_exit *cold = &t->cold[t->cold_count++];
 
 	flags_to_host(t, H_R11);
-	if (t->counted && t->flags == FLAGS_HOST) {
-		/* once for both exits */
-		flags_emit_save(t->e);
-		t->flags = FLAGS_BOTH;
+	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .insn = t->i };
+	if (is_patchable(t, cold->offset)) {
+		cold->link = new_link(t);
+		*cold->link = (struct block_link){ .from = t->block, .target = (int32_t)cold->offset };
+		/* The patched rel32 must not straddle a cache line. */
+		while (((uintptr_t)e->p + 2) & 3)
+			emit8(e, 0x90);
 	}
-	taken = emit_branch_later(t->e, insn->opcode & 15);
-	emit_direct_exit(t, 0, next);
-	emit_patch_here(t->e, taken);
-	emit_direct_exit(t, 1, next + insn->imm);
+	cold->from = emit_branch_later(e, insn->opcode & 15);
+	if (cold->link)
+		cold->link->patch = cold->from;
+}
+
+static void emit_cold_exits(struct translation *t)
+{
+	struct emitter *e = t->e;
+
+	for (unsigned i = 0; i < t->cold_count && !e->overflow; i++) {
+		struct cold_exit *cold = &t->cold[i];
+
+		emit_patch_here(e, cold->from);
+		t->i = cold->insn;
+		t->flags = cold->flags;
+		if (cold->link) {
+			cold->link->stub = emit_exec(e);
+			flags_to_cpu(t);
+			emit_mov_imm(e, H_R10, (uintptr_t)cold->link);
+			emit_jmp(e, t->bt->exit);
+		} else {
+			emit_direct_exit(t, cold->offset, t->live_at_target[cold->insn]);
+		}
+	}
 }
 
 /* LOOPNE, LOOPE, LOOP, JCXZ: through RCX of the address size, flags untouched. */
@@ -353,11 +398,11 @@ static void emit_loop_exit(struct translation *t, const struct insn *insn, int64
 		not_taken[1] = emit_branch_later(e, CC_ALWAYS);
 		emit_patch_here(e, taken);
 	}
-	emit_direct_exit(t, 1, next + insn->imm);
+	emit_direct_exit(t, next + insn->imm, t->live_at_target[t->i]);
 	for (unsigned i = 0; i < 2; i++)
 		if (not_taken[i])
 			emit_patch_here(e, not_taken[i]);
-	emit_direct_exit(t, 0, next);
+	emit_direct_exit(t, next, t->live_before[t->count]);
 }
 
 /* ---- the stack ---- */
@@ -687,14 +732,14 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 		emit_lea_insn(t, insn);
 		break;
 	case BT_JCC:
-		emit_jcc_exit(t, insn, next);
+		emit_conditional(t, insn, next);
 		break;
 	case BT_JMP:
-		emit_direct_exit(t, 0, next + insn->imm);
+		emit_direct_exit(t, next + insn->imm, t->live_at_target[t->i]);
 		break;
 	case BT_CALL:
 		emit_push_return(t, insn->operand_size);
-		emit_direct_exit(t, 0, next + insn->imm);
+		emit_direct_exit(t, next + insn->imm, t->live_at_target[t->i]);
 		break;
 	case BT_RET:
 		emit_ret(t, insn);
@@ -804,6 +849,17 @@ static struct shape shape_of_insn(const struct shape *of_opcode, const struct in
 	return shape;
 }
 
+/* A block goes on behind some conditional branches. Not under the deterministic clock, which counts whole blocks. */
+static bool goes_on_behind(const struct translation *t)
+{
+	unsigned branches = 0;
+
+	for (unsigned i = 0; i < t->count; i++)
+		branches += t->insn[i].op == BT_JCC;
+	return branches <= BLOCK_SIDE_EXITS && t->bt->cpu->clock == ENGINE_CLOCK_REAL &&
+	       !(t->bt->cpu->tune_off & ENGINE_TUNE_EXTEND);
+}
+
 /* Decodes up to max instructions; returns false where the first one faults already at decoding. */
 static void decode_block(struct translation *t, const uint8_t *page, unsigned offset, unsigned max,
 			 const uint8_t *second)
@@ -841,9 +897,20 @@ static void decode_block(struct translation *t, const uint8_t *page, unsigned of
 		}
 		offset += insn->length;
 		t->offset[++t->count] = offset;
+		if (insn->op == BT_JCC && goes_on_behind(t))
+			continue;
 		if (ends_block(insn))
 			return;
 	}
+}
+
+static unsigned count_branches(const struct translation *t)
+{
+	unsigned branches = 0;
+
+	for (unsigned i = 0; i < t->count; i++)
+		branches += has_target(&t->insn[i]);
+	return branches;
 }
 
 static void note_granules(struct translation *t)
@@ -895,7 +962,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	t.linear_known = t.code64 && block->linear;
 	t.counted = bt->cpu->clock == ENGINE_CLOCK_DETERMINISTIC;
 	t.linear = linear & PAGE_MASK;
-	t.count = t.stub_count = t.site_count = 0;
+	t.count = t.stub_count = t.site_count = t.cold_count = 0;
 	decode_block(&t, page, gpa & (PAGE_SIZE - 1), key & (MODE_STEP | KEY_ONE) ? 1 : max_insns, second);
 	if (t.count == 0)
 		return block; /* the first instruction runs into the next page: insn_count 0 says so */
@@ -904,6 +971,10 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		block->crosses_page = true;
 		block->gpa2 = gpa2;
 	}
+	/* One exit for each branch, a second one for the last instruction. */
+	block->link = bt_alloc(bt, (count_branches(&t) + 2) * sizeof(struct block_link));
+	if (!block->link)
+		return NULL;
 	compute_liveness(&t, page);
 	plan_groups(&t);
 
@@ -936,10 +1007,11 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	}
 	const struct insn *last = &t.insn[t.count - 1];
 
-	if (!ends_block(last)) {
+	if (!ends_block(last) || last->op == BT_JCC) {
 		t.i = t.count - 1;
-		emit_direct_exit(&t, 0, t.offset[t.count]);
+		emit_direct_exit(&t, t.offset[t.count], t.live_before[t.count]);
 	}
+	emit_cold_exits(&t);
 	emit_stubs(&t);
 	if (used_up) {
 		/* The budget ends within the block: the dispatcher makes a shorter one. */

@@ -26,6 +26,15 @@ struct slow_stub {
 	bool address_form; /* the main line wants the host address in r11, not the addend in r10 */
 };
 
+/* An exit whose code stands behind the main line. */
+struct cold_exit {
+	uint8_t *from;		  /* rel32 of the branch to it */
+	struct block_link *link;  /* connected by patching `from`; NULL: the code there makes its own exit */
+	int64_t offset;
+	enum flags_place flags;
+	uint8_t insn;		  /* the branch */
+};
+
 #define MAX_STUBS (BLOCK_MAX_INSNS * 2)
 #define MAX_SITES BLOCK_MAX_INSNS
 
@@ -43,6 +52,7 @@ struct translation {
 	struct shape shape[BLOCK_MAX_INSNS]; /* where op is BT_NATIVE; copies, for the memo forgets */
 	uint16_t offset[BLOCK_MAX_INSNS + 1]; /* page offset of each instruction, and of the next one */
 	uint8_t live_before[BLOCK_MAX_INSNS + 1]; /* SHAPE_*: flags needed before instruction i */
+	uint8_t live_at_target[BLOCK_MAX_INSNS];  /* … at the target of its branch */
 	struct access_group group[GROUPS_MAX];
 	uint8_t group_of[BLOCK_MAX_INSNS][2]; /* of each instruction's accesses, in their order; NO_GROUP: none */
 	unsigned i; /* the present instruction */
@@ -50,6 +60,8 @@ struct translation {
 	enum flags_place flags;
 	struct slow_stub stub[MAX_STUBS];
 	unsigned stub_count;
+	struct cold_exit cold[BLOCK_SIDE_EXITS + 2];
+	unsigned cold_count;
 	struct native_site site[MAX_SITES];
 	unsigned site_count;
 	uint8_t *base_rw;
