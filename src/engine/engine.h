@@ -87,6 +87,7 @@ enum {
 	ENGINE_TUNE_JUMP_CACHE = 1 << 1, /* inline lookup of indirect branches */
 	ENGINE_TUNE_FAST_TLB = 1 << 2,   /* inline TLB lookup; off: every access through C */
 	ENGINE_TUNE_GROUPS = 1 << 3,     /* one lookup for several accesses off one register */
+	ENGINE_TUNE_EXTEND = 1 << 4,     /* blocks that go on behind conditional branches */
 };
 
 /* Why vcpu_run returned. */
