@@ -63,8 +63,9 @@ static void empty_jump_class(struct tlb_context *context, unsigned class)
 	context->jump_used[class] = false;
 	{ extern uint64_t dbg_jf[]; dbg_jf[class]++; }
 	bt_reset_links(cpu_of(context), &context->region->tables);
-	/* All ones in the code pointer too: nothing follows it, since no instruction has that rip. */
+	/* Guests do jump to FFFFFFFF_FFFFFFFFH, so the slot of that rip is empty by another. */
 	memset(entry, 0xff, sizeof(context->region->tables.jump[class]));
+	entry[JUMP_CACHE_SLOTS - 1].rip = 0;
 }
 
 static void empty_jumps(struct tlb_context *context)
@@ -417,7 +418,7 @@ void tlb_forget_jump(struct cpu *cpu, unsigned page_offset, const void *code)
 			struct jump_entry *entry = &state->context[i].region->tables.jump[class][page_offset];
 
 			if (entry->code == code)
-				*entry = (struct jump_entry){~0ull, (void *)~0ull};
+				*entry = (struct jump_entry){page_offset == JUMP_CACHE_SLOTS - 1 ? 0 : ~0ull, NULL};
 		}
 }
 

@@ -57,7 +57,7 @@ struct fetch_entry {
 
 /* Filled and read by bt/ only; cpu/ empties it when a fetch mapping may have changed. */
 struct jump_entry {
-	uint64_t rip;  /* guest-linear; all ones where empty */
+	uint64_t rip;  /* guest-linear; where empty, one that is not of this slot */
 	void *code;
 };
 
