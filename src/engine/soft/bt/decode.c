@@ -175,6 +175,25 @@ static void read_immediate(struct insn *insn, struct reader *r, char form)
 		insn->imm2 = next_byte(r);
 }
 
+/* In 64-bit mode. */
+static bool is_prefix(uint8_t byte)
+{
+	switch (byte) {
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x40 ... 0x4f:
+	case 0x64 ... 0x67:
+	case 0xf0:
+	case 0xf2:
+	case 0xf3:
+		return true;
+	default:
+		return false;
+	}
+}
+
 enum decode_result decode(struct insn *insn, const uint8_t *bytes, unsigned available, unsigned code_size,
 			  bool vex)
 {
@@ -219,6 +238,10 @@ enum decode_result decode(struct insn *insn, const uint8_t *bytes, unsigned avai
 			insn->prefixes = (insn->prefixes & ~PREFIX_REPNE) | PREFIX_REP;
 			break;
 		default:
+			/* A REX prefix counts only directly before the opcode; before another prefix it is void. */
+			if (code_size == 8 && (byte & 0xf0) == 0x40 && r.position < r.available &&
+			    is_prefix(bytes[r.position]))
+				break;
 			goto prefixes_done;
 		}
 	}
@@ -227,13 +250,6 @@ prefixes_done:
 		insn->rex = byte;
 		insn->prefixes |= PREFIX_REX;
 		byte = next_byte(&r);
-		/* A REX prefix counts only directly before the opcode; before another prefix it is void. */
-		if ((byte & 0xf0) == 0x40 || byte == 0x66 || byte == 0x67 || byte == 0xf0 || byte == 0xf2 ||
-		    byte == 0xf3 || byte == 0x64 || byte == 0x65 || byte == 0x26 || byte == 0x2e || byte == 0x36 ||
-		    byte == 0x3e) {
-			insn->length = r.position;
-			return r.exhausted ? DECODE_SHORT : DECODE_INVALID;
-		}
 	}
 	if (insn->rex & 8)
 		insn->operand_size = 8;
