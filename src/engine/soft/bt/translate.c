@@ -304,7 +304,7 @@ static void emit_direct_exit(struct translation *t, int64_t offset, unsigned liv
 static bool is_patchable(const struct translation *t, int64_t offset)
 {
 	return (t->code64 || t->key & MODE_CODE32) && offset > t->offset[t->i] && offset < (int64_t)PAGE_SIZE &&
-	       !(t->key & (MODE_STEP | KEY_ONE)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN);
+	       !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN);
 }
 
 /* Jcc: the taken way's code stands behind the main line, which goes on with the next instruction. */
@@ -314,6 +314,11 @@ static void emit_conditional(struct translation *t, const struct insn *insn, int
 	struct cold_exit *cold = &t->cold[t->cold_count++];
 
 	flags_to_host(t, H_R11);
+	if (t->counted && t->flags == FLAGS_HOST) {
+		/* every block expects them in struct cpu */
+		flags_emit_save(e);
+		t->flags = FLAGS_BOTH;
+	}
 	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .insn = t->i };
 	if (is_patchable(t, cold->offset)) {
 		cold->link = new_link(t);
