@@ -57,7 +57,7 @@ uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 	cpu->rip = cpu->next_rip;
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
-	if (call->ends || cpu->next_rip != expected || must_look_up(cpu))
+	if (call->ends || cpu->next_rip != expected || call->block->dropped || must_look_up(cpu))
 		return 1;
 	bt_take(cpu, call->rest - 1);
 	C_END(cpu);
@@ -176,6 +176,19 @@ static bool is_plain(struct cpu *cpu, gla_t gla, unsigned size, bool write)
 	       tlb_access(cpu, gla, size, write ? ACCESS_WRITE : ACCESS_READ, mem_class(cpu), &gpa);
 }
 
+/* A write that may drop the running block. Raises the access's faults. */
+static bool writes_code(struct cpu *cpu, gla_t gla, unsigned size)
+{
+	unsigned offset = gla.v & (PAGE_SIZE - 1);
+	gpa_t gpa;
+
+	if (offset + size > PAGE_SIZE)
+		return true;
+	if (tlb_access(cpu, gla, size, ACCESS_WRITE, mem_class(cpu), &gpa))
+		return false;
+	return bt_code_map(cpu, gpa) >> (offset >> 6) & 1 || bt_code_map(cpu, gpa) >> ((offset + size - 1) >> 6) & 1;
+}
+
 /* Returns the host address of the operand: the bounce buffer. */
 uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access)
 {
@@ -193,6 +206,8 @@ uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access)
 
 	/* What reaches a device ends its block: the device may have made something pending. */
 	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC && !ACCESS_ALONE(access) && !is_plain(cpu, gla, size, write))
+		retry_carefully(cpu);
+	if (write && !ACCESS_ALONE(access) && writes_code(cpu, gla, size))
 		retry_carefully(cpu);
 	if (write)
 		mem_check_write(cpu, gla, size, mem_class(cpu));
