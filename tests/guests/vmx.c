@@ -189,9 +189,9 @@ static void template_controls(void)
 	               CPU_USE_MSR_BITMAPS | CPU_USE_IO_BITMAPS | CPU_ACTIVATE_SECONDARY_CONTROLS));
 	vmwrite(SECONDARY_PROCESSOR_CONTROLS, 0);
 	vmwrite(VM_EXIT_CONTROLS,
-	        adjust(MSR_IA32_VMX_TRUE_EXIT_CTLS,
-	               EXIT_HOST_ADDRESS_SPACE_SIZE | EXIT_SAVE_DEBUG_CONTROLS | EXIT_SAVE_IA32_EFER |
-	                   EXIT_LOAD_IA32_EFER | EXIT_SAVE_IA32_PAT | EXIT_LOAD_IA32_PAT));
+	        adjust(MSR_IA32_VMX_TRUE_EXIT_CTLS, EXIT_HOST_ADDRESS_SPACE_SIZE | EXIT_SAVE_DEBUG_CONTROLS |
+	                                                EXIT_SAVE_IA32_EFER | EXIT_LOAD_IA32_EFER |
+	                                                EXIT_SAVE_IA32_PAT | EXIT_LOAD_IA32_PAT));
 	vmwrite(VM_ENTRY_CONTROLS,
 	        adjust(MSR_IA32_VMX_TRUE_ENTRY_CTLS, ENTRY_IA32E_MODE_GUEST | ENTRY_LOAD_DEBUG_CONTROLS |
 	                                                 ENTRY_LOAD_IA32_EFER | ENTRY_LOAD_IA32_PAT));

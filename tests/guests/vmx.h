@@ -1,10 +1,10 @@
 /*
- * A tiny hypervisor for freestanding test guests: VMXON, a VMCS from a template, EPT, and one L2 whose code is a
- * stub of the same program. The L2 of the template is a 64-bit guest at CPL 0 on tables of its own that map the
- * first gigabyte to itself, with an IDT whose handlers leave by VMCALL (l2_vector tells which).
+ * A tiny hypervisor for freestanding test guests: VMXON, a VMCS from a template, EPT, and one L2 whose code
+ * is a stub of the same program. The L2 of the template is a 64-bit guest at CPL 0 on tables of its own that
+ * map the first gigabyte to itself, with an IDT whose handlers leave by VMCALL (l2_vector tells which).
  *
- * Field encodings and control bits are named by the headers of src/engine/soft/vmx/, whose numbers a unit test
- * compares with the SDM's.
+ * Field encodings and control bits are named by the headers of src/engine/soft/vmx/, whose numbers a unit
+ * test compares with the SDM's.
  */
 #ifndef GUESTS_VMX_H
 #define GUESTS_VMX_H
@@ -23,7 +23,7 @@ enum vmcs_encoding {
 /* What a VMX instruction left in RFLAGS (SDM, Conventions). */
 enum vmx_result { VM_SUCCEED = 0, VM_FAIL_INVALID = 1, VM_FAIL_VALID = 0x40 };
 
-#define VMX_FLAGS(flags) ((enum vmx_result)((flags) & 0x8d5))
+#define VMX_FLAGS(flags) ((enum vmx_result)((flags)&0x8d5))
 
 #define VMX_MEMORY_INSTRUCTION(name)                                                                         \
 	static inline enum vmx_result name(uint64_t address)                                                 \
@@ -142,13 +142,13 @@ void vmx_start(void);
 
 /*
  * Makes a fresh VMCS current: cleared, with the template in every field, GUEST_RIP at `code`, nothing
- * intercepted but what always is, and 64-bit L2 state. The bitmaps are cleared, l2[] is zeroed, the L2's and the
- * EPT tables are as at the start.
+ * intercepted but what always is, and 64-bit L2 state. The bitmaps are cleared, l2[] is zeroed, the L2's and
+ * the EPT tables are as at the start.
  */
 void vmx_fresh(const void *code);
 
 /* What vmx_run returned where entry failed with VMfailValid: the VM-instruction error with this bit. */
-#define RUN_FAILED (1u << 30)
+#define RUN_FAILED  (1u << 30)
 #define RUN_INVALID (RUN_FAILED | 0xffff)
 
 /* VMLAUNCH (first) or VMRESUME. Returns the exit reason (bit 31 included), or RUN_FAILED | error. */
@@ -169,8 +169,8 @@ bool vmx_offers(uint32_t msr, uint32_t bits);
 
 /* L2's CPL 3, with the stack and TSS to come back. */
 void vmx_user(void);
-/* L2 in 32-bit protected mode without paging (needs unrestricted guest), real mode at 0000:1000H (the same), or
- * virtual-8086 mode there. `code` is copied to 1000H. */
+/* L2 in 32-bit protected mode without paging (needs unrestricted guest), real mode at 0000:1000H (the same),
+ * or virtual-8086 mode there. `code` is copied to 1000H. */
 void vmx_real(const void *code, unsigned size);
 void vmx_virtual_8086(const void *code, unsigned size);
 void vmx_protected_32(const void *code, unsigned size);
@@ -191,14 +191,14 @@ bool l2_took(uint32_t reason, unsigned vector);
 uint64_t l2_frame(unsigned index);
 
 /* ---- EPT ---- */
-#define EPT_R  1ull
-#define EPT_W  2ull
-#define EPT_X  4ull
-#define EPT_WB (6ull << 3)
-#define EPT_RWX_WB (EPT_R | EPT_W | EPT_X | EPT_WB)
+#define EPT_R          1ull
+#define EPT_W          2ull
+#define EPT_X          4ull
+#define EPT_WB         (6ull << 3)
+#define EPT_RWX_WB     (EPT_R | EPT_W | EPT_X | EPT_WB)
 #define EPT_LARGE_PAGE (1ull << 7)
-#define EPT_ACCESSED (1ull << 8)
-#define EPT_DIRTY (1ull << 9)
+#define EPT_ACCESSED   (1ull << 8)
+#define EPT_DIRTY      (1ull << 9)
 extern uint64_t ept_pml4[512], ept_pdpt[512], ept_pd[512];
 /* Turns EPT on: the first gigabyte to itself by 2 MiB pages. */
 void vmx_ept(uint64_t eptp_flags);

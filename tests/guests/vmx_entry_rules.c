@@ -1,7 +1,7 @@
 /*
- * Every rule of VM entry violated once (SDM, Checks on VMX Controls and Host-State Area; Checks on the Guest State
- * Area): from a state that enters, one change, and what the failed entry reports. After each one the unchanged
- * state enters again.
+ * Every rule of VM entry violated once (SDM, Checks on VMX Controls and Host-State Area; Checks on the Guest
+ * State Area): from a state that enters, one change, and what the failed entry reports. After each one the
+ * unchanged state enters again.
  */
 #include "runtime/guest.h"
 #include "vmx.h"
@@ -25,22 +25,34 @@ struct rule {
 	struct change change[4];
 };
 
-#define CONTROLS (RUN_FAILED | VMERROR_ENTRY_CONTROLS)
-#define HOST     (RUN_FAILED | VMERROR_ENTRY_HOST_STATE)
-#define GUEST    (EXIT_REASON_ENTRY_FAILURE | EXIT_REASON_ENTRY_INVALID_GUEST_STATE)
+#define CONTROLS            (RUN_FAILED | VMERROR_ENTRY_CONTROLS)
+#define HOST                (RUN_FAILED | VMERROR_ENTRY_HOST_STATE)
+#define GUEST               (EXIT_REASON_ENTRY_FAILURE | EXIT_REASON_ENTRY_INVALID_GUEST_STATE)
 #define QUALIFICATION_SHIFT 8
-#define PDPTE    (GUEST | 2u << QUALIFICATION_SHIFT)
-#define LINK     (GUEST | 4u << QUALIFICATION_SHIFT)
+#define PDPTE               (GUEST | 2u << QUALIFICATION_SHIFT)
+#define LINK                (GUEST | 4u << QUALIFICATION_SHIFT)
 
-#define ALL    ~0ull
-#define BEYOND (1ull << 51) /* no processor that this runs on has so many address bits */
+#define ALL           ~0ull
+#define BEYOND        (1ull << 51) /* no processor that this runs on has so many address bits */
 #define NOT_CANONICAL (1ull << 63)
 
-#define PRIMARY(bits)   {PRIMARY_PROCESSOR_CONTROLS, 0, (bits)}
-#define SECONDARY(bits) {SECONDARY_PROCESSOR_CONTROLS, 0, (bits)}
-#define PIN(bits)       {PIN_BASED_CONTROLS, 0, (bits)}
-#define TPR_SHADOW      PRIMARY(CPU_USE_TPR_SHADOW)
-#define INJECT(value)   {VM_ENTRY_INTERRUPTION_INFORMATION, ALL, 0x80000000u | (value)}
+#define PRIMARY(bits)                                                                                        \
+	{                                                                                                    \
+		PRIMARY_PROCESSOR_CONTROLS, 0, (bits)                                                        \
+	}
+#define SECONDARY(bits)                                                                                      \
+	{                                                                                                    \
+		SECONDARY_PROCESSOR_CONTROLS, 0, (bits)                                                      \
+	}
+#define PIN(bits)                                                                                            \
+	{                                                                                                    \
+		PIN_BASED_CONTROLS, 0, (bits)                                                                \
+	}
+#define TPR_SHADOW PRIMARY(CPU_USE_TPR_SHADOW)
+#define INJECT(value)                                                                                        \
+	{                                                                                                    \
+		VM_ENTRY_INTERRUPTION_INFORMATION, ALL, 0x80000000u | (value)                                \
+	}
 
 /* clang-format off */
 static const struct rule control_rules[] = {
@@ -356,8 +368,8 @@ static void apply(const struct rule *r)
 		if (!change->clear && !change->set)
 			continue;
 		CHECK_EQ(vmwrite(change->field, (vmread(change->field) & ~change->clear) | change->set) &
-			     ~(uint32_t)VM_FAIL_VALID,
-			 VM_SUCCEED);
+		             ~(uint32_t)VM_FAIL_VALID,
+		         VM_SUCCEED);
 	}
 }
 

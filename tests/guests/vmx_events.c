@@ -1,20 +1,20 @@
 /*
- * Events in and around VMX non-root operation: exceptions, interrupts and NMIs that exit, injection, IDT-vectoring
- * information, windows, monitor trap flag, preemption timer, virtual NMIs, pending debug exceptions, task
- * switches, triple faults, INIT (SDM, VMX Non-Root Operation; VM Entries; VM Exits).
+ * Events in and around VMX non-root operation: exceptions, interrupts and NMIs that exit, injection,
+ * IDT-vectoring information, windows, monitor trap flag, preemption timer, virtual NMIs, pending debug
+ * exceptions, task switches, triple faults, INIT (SDM, VMX Non-Root Operation; VM Entries; VM Exits).
  */
 #include "runtime/guest.h"
 #include "vmx.h"
 
 #define INFORMATION(type, vector) (0x80000000u | (type) << 8 | (vector))
-#define HARDWARE 3u
-#define PRIVILEGED 5u
-#define SOFTWARE 6u
-#define HAS_ERROR (1u << 11)
-#define STI_BLOCKING 1u
-#define MOV_SS_BLOCKING 2u
-#define NMI_BLOCKING 8u
-#define NMI_INFORMATION INFORMATION(2u, 2u)
+#define HARDWARE                  3u
+#define PRIVILEGED                5u
+#define SOFTWARE                  6u
+#define HAS_ERROR                 (1u << 11)
+#define STI_BLOCKING              1u
+#define MOV_SS_BLOCKING           2u
+#define NMI_BLOCKING              8u
+#define NMI_INFORMATION           INFORMATION(2u, 2u)
 
 #define RFLAGS_IF 0x200ull
 #define RFLAGS_TF 0x100ull
@@ -532,8 +532,9 @@ static void windows(void)
 
 /* ---- NMIs ---- */
 
-L2(iret_stub, "mov %rsp, %rax\n\tpush $0x10\n\tpush %rax\n\tpushfq\n\tpush $8\n\tlea 1f(%rip), %rcx\n\tpush %rcx\n\t"
-	      "iretq\n1:\tnop\n\tvmcall");
+L2(iret_stub,
+   "mov %rsp, %rax\n\tpush $0x10\n\tpush %rax\n\tpushfq\n\tpush $8\n\tlea 1f(%rip), %rcx\n\tpush %rcx\n\t"
+   "iretq\n1:\tnop\n\tvmcall");
 L2(iret_fault, "lea 1f(%rip), %rcx\n\tmov $0x40001000, %rsp\n\tiretq\n1:\tvmcall");
 static unsigned nmis;
 
@@ -557,7 +558,10 @@ static void unblock(void)
 static void unblock_by_iret(void)
 {
 	__asm__ volatile("mov %%rsp, %%rax\n\tpush $0x10\n\tpush %%rax\n\tpushfq\n\tpush $8\n\t"
-			 "lea 1f(%%rip), %%rax\n\tpush %%rax\n\tiretq\n1:" : : : "rax", "memory", "cc");
+	                 "lea 1f(%%rip), %%rax\n\tpush %%rax\n\tiretq\n1:"
+	                 :
+	                 :
+	                 : "rax", "memory", "cc");
 }
 
 static void nmi(void)
@@ -762,7 +766,6 @@ static void preemption_timer(void)
 }
 
 /* ---- task switches ---- */
-
 
 static uint8_t task[104] __attribute__((aligned(16)));
 

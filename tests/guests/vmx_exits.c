@@ -62,14 +62,15 @@ STUB(s_rep_outsl_32, "rep outsl %ds:(%esi), %dx");
 #define MEMORY(scale, index, base, segment, reg2)                                                            \
 	((scale) | 2u << 7 | (segment) << 15 | ((index) == NO ? 1u << 22 : (index) << 18) |                  \
 	 ((base) == NO ? 1u << 27 : (base) << 23) | (uint32_t)(reg2) << 28)
-#define NO 16u
+#define NO                 16u
 #define REGISTER(rm, reg2) ((rm) << 3 | 1u << 10 | (uint32_t)(reg2) << 28)
-/* Fields that the form defines: not scale and index where there is no index, nor a memory operand's register 1. */
+/* Fields that the form defines: not scale and index where there is no index, nor a memory operand's
+ * register 1. */
 #define MASK_NO_INDEX 0xffc38780u
-#define MASK_INDEX     0xffff8783u
-#define MASK_REGISTER  0xf0000478u
-#define DS 3u
-#define SS 2u
+#define MASK_INDEX    0xffff8783u
+#define MASK_REGISTER 0xf0000478u
+#define DS            3u
+#define SS            2u
 
 struct row {
 	const char *name;
@@ -77,14 +78,14 @@ struct row {
 	uint32_t primary, secondary, reason, length;
 	uint64_t qualification;
 	uint32_t information, mask;
-	bool always; /* exits without any control */
+	bool always;               /* exits without any control */
 	uint32_t secondary_needed; /* also where it shall not exit */
 	uint64_t rax, rcx, rdx;
 };
 
-#define P(bit) .primary = CPU_##bit
-#define S(bit) .secondary = CPU2_##bit
-#define R(reason_, length_) .reason = EXIT_REASON_##reason_, .length = (length_)
+#define P(bit)                 .primary = CPU_##bit
+#define S(bit)                 .secondary = CPU2_##bit
+#define R(reason_, length_)    .reason = EXIT_REASON_##reason_, .length = (length_)
 #define I(information_, mask_) .information = (information_), .mask = (mask_)
 
 static const struct row rows[] = {
@@ -92,25 +93,28 @@ static const struct row rows[] = {
     {"HLT", s_hlt, P(HLT_EXITING), R(HLT, 1), .always = false},
     {"INVD", s_invd, R(INVD, 2), .always = true},
     {"INVLPG", s_invlpg, P(INVLPG_EXITING), R(INVLPG, 7), .qualification = 0x1000},
-    {"INVPCID", s_invpcid, P(INVLPG_EXITING), S(ENABLE_INVPCID), R(INVPCID, 5), .secondary_needed = CPU2_ENABLE_INVPCID,
-     I(MEMORY(0, NO, RBX, DS, RAX), MASK_NO_INDEX), .rax = 2},
+    {"INVPCID", s_invpcid, P(INVLPG_EXITING), S(ENABLE_INVPCID), R(INVPCID, 5),
+     .secondary_needed = CPU2_ENABLE_INVPCID, I(MEMORY(0, NO, RBX, DS, RAX), MASK_NO_INDEX), .rax = 2},
     {"RDPMC", s_rdpmc, P(RDPMC_EXITING), R(RDPMC, 2)},
     {"RDTSC", s_rdtsc, P(RDTSC_EXITING), R(RDTSC, 2)},
-    {"RDTSCP", s_rdtscp, P(RDTSC_EXITING), S(ENABLE_RDTSCP), R(RDTSCP, 3), .secondary_needed = CPU2_ENABLE_RDTSCP},
+    {"RDTSCP", s_rdtscp, P(RDTSC_EXITING), S(ENABLE_RDTSCP), R(RDTSCP, 3),
+     .secondary_needed = CPU2_ENABLE_RDTSCP},
     {"VMCALL", s_vmcall, R(VMCALL, 3), .always = true},
-    {"VMCLEAR", s_vmclear, R(VMCLEAR, 6), .qualification = 8, I(MEMORY(2, RCX, RBX, DS, 0), MASK_INDEX & 0xfffffffu),
-     .always = true},
+    {"VMCLEAR", s_vmclear, R(VMCLEAR, 6), .qualification = 8,
+     I(MEMORY(2, RCX, RBX, DS, 0), MASK_INDEX & 0xfffffffu), .always = true},
     {"VMLAUNCH", s_vmlaunch, R(VMLAUNCH, 3), .always = true},
     {"VMPTRLD", s_vmptrld, R(VMPTRLD, 5), .qualification = -16ull,
      I(MEMORY(0, NO, RSP, SS, 0), MASK_NO_INDEX & 0xfffffffu), .always = true},
     {"VMPTRST absolute", s_vmptrst, R(VMPTRST, 8), I(MEMORY(0, NO, NO, DS, 0), 0x08438780u), .always = true,
      .qualification = 1 /* filled in at run time */},
     {"VMREAD to a register", s_vmread_r, R(VMREAD, 4), I(REGISTER(R11, RAX), MASK_REGISTER), .always = true},
-    {"VMREAD to memory", s_vmread_m, R(VMREAD, 5), .qualification = 0x10, I(MEMORY(0, NO, RBX, 4u, RDX), MASK_NO_INDEX),
-     .always = true},
+    {"VMREAD to memory", s_vmread_m, R(VMREAD, 5), .qualification = 0x10,
+     I(MEMORY(0, NO, RBX, 4u, RDX), MASK_NO_INDEX), .always = true},
     {"VMRESUME", s_vmresume, R(VMRESUME, 3), .always = true},
-    {"VMWRITE from a register", s_vmwrite_r, R(VMWRITE, 4), I(REGISTER(R9, RSI), MASK_REGISTER), .always = true},
-    {"VMWRITE from memory", s_vmwrite_m, R(VMWRITE, 5), I(MEMORY(3, R15, R8, DS, RAX), MASK_INDEX), .always = true},
+    {"VMWRITE from a register", s_vmwrite_r, R(VMWRITE, 4), I(REGISTER(R9, RSI), MASK_REGISTER),
+     .always = true},
+    {"VMWRITE from memory", s_vmwrite_m, R(VMWRITE, 5), I(MEMORY(3, R15, R8, DS, RAX), MASK_INDEX),
+     .always = true},
     {"VMXOFF", s_vmxoff, R(VMXOFF, 3), .always = true},
     {"VMXON", s_vmxon, R(VMXON, 4), I(MEMORY(0, NO, RBX, DS, 0), MASK_NO_INDEX & 0xfffffffu), .always = true},
     {"INVEPT", s_invept, R(INVEPT, 6), I(MEMORY(0, NO, RDI, DS, R10), MASK_NO_INDEX), .always = true},
@@ -126,27 +130,36 @@ static const struct row rows[] = {
     {"RDSEED", s_rdseed, S(RDSEED_EXITING), R(RDSEED, 3), I(RCX << 3 | 1 << 11, 0x1878)},
     {"SGDT", s_sgdt, S(DESCRIPTOR_TABLE_EXITING), R(GDTR_IDTR, 4), .qualification = 0x30,
      I(MEMORY(0, NO, RBX, DS, 0), (MASK_NO_INDEX & 0x3fffffffu))},
-    {"SIDT", s_sidt, S(DESCRIPTOR_TABLE_EXITING), R(GDTR_IDTR, 3), I(MEMORY(0, NO, RBX, DS, 1), MASK_NO_INDEX & 0x3fffffffu)},
-    {"LGDT", s_lgdt, S(DESCRIPTOR_TABLE_EXITING), R(GDTR_IDTR, 3), I(MEMORY(0, NO, RBX, DS, 2), MASK_NO_INDEX & 0x3fffffffu)},
-    {"LIDT", s_lidt, S(DESCRIPTOR_TABLE_EXITING), R(GDTR_IDTR, 4), I(MEMORY(0, NO, RBX, 5u, 3), MASK_NO_INDEX & 0x3fffffffu)},
-    {"SLDT to a register", s_sldt_r, S(DESCRIPTOR_TABLE_EXITING), R(LDTR_TR, 3), I(REGISTER(RAX, 0), 0x30000478)},
+    {"SIDT", s_sidt, S(DESCRIPTOR_TABLE_EXITING), R(GDTR_IDTR, 3),
+     I(MEMORY(0, NO, RBX, DS, 1), MASK_NO_INDEX & 0x3fffffffu)},
+    {"LGDT", s_lgdt, S(DESCRIPTOR_TABLE_EXITING), R(GDTR_IDTR, 3),
+     I(MEMORY(0, NO, RBX, DS, 2), MASK_NO_INDEX & 0x3fffffffu)},
+    {"LIDT", s_lidt, S(DESCRIPTOR_TABLE_EXITING), R(GDTR_IDTR, 4),
+     I(MEMORY(0, NO, RBX, 5u, 3), MASK_NO_INDEX & 0x3fffffffu)},
+    {"SLDT to a register", s_sldt_r, S(DESCRIPTOR_TABLE_EXITING), R(LDTR_TR, 3),
+     I(REGISTER(RAX, 0), 0x30000478)},
     {"STR to memory", s_str_m, S(DESCRIPTOR_TABLE_EXITING), R(LDTR_TR, 4), .qualification = 4,
      I(MEMORY(0, NO, RBX, DS, 1), MASK_NO_INDEX & 0x3fffffffu)},
-    {"LLDT from memory", s_lldt_m, S(DESCRIPTOR_TABLE_EXITING), R(LDTR_TR, 3), I(MEMORY(0, NO, RBX, DS, 2), MASK_NO_INDEX & 0x3fffffffu)},
-    {"LTR from a register", s_ltr_r, S(DESCRIPTOR_TABLE_EXITING), R(LDTR_TR, 3), I(REGISTER(RCX, 3), 0x30000478), .rcx = OWN},
+    {"LLDT from memory", s_lldt_m, S(DESCRIPTOR_TABLE_EXITING), R(LDTR_TR, 3),
+     I(MEMORY(0, NO, RBX, DS, 2), MASK_NO_INDEX & 0x3fffffffu)},
+    {"LTR from a register", s_ltr_r, S(DESCRIPTOR_TABLE_EXITING), R(LDTR_TR, 3),
+     I(REGISTER(RCX, 3), 0x30000478), .rcx = OWN},
     {"MOV to DR3", s_to_dr3, P(MOV_DR_EXITING), R(MOV_DR, 3), .qualification = 3},
     {"MOV from DR7", s_from_dr7, P(MOV_DR_EXITING), R(MOV_DR, 3), .qualification = 7 | 1 << 4 | RCX << 8},
     {"MOV to DR6 from R9", s_to_dr6_r9, P(MOV_DR_EXITING), R(MOV_DR, 4), .qualification = 6 | R9 << 8},
-    {"IN imm8", s_in_imm, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 2), .qualification = 1 << 3 | 1 << 6 | 0x60 << 16},
-    {"OUT DX", s_out_dx, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 1), .qualification = 3 | 0x1234ull << 16, .rdx = 0x1234},
+    {"IN imm8", s_in_imm, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 2),
+     .qualification = 1 << 3 | 1 << 6 | 0x60 << 16},
+    {"OUT DX", s_out_dx, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 1),
+     .qualification = 3 | 0x1234ull << 16, .rdx = 0x1234},
     {"REP INSB", s_rep_insb, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 2),
      .qualification = 1 << 3 | 1 << 4 | 1 << 5 | 0x81ull << 16, I(2 << 7, 7 << 7), .rdx = 0x81, .rcx = 3},
-    {"OUTSW", s_outsw, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 2), .qualification = 1 | 1 << 4 | 0x80ull << 16,
-     I(2 << 7 | DS << 15, 0x38380), .rdx = 0x80},
-    {"OUTSB FS", s_outsb_fs, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 2), .qualification = 1 << 4 | 0x80ull << 16,
-     I(2 << 7 | 4 << 15, 0x38380), .rdx = 0x80},
+    {"OUTSW", s_outsw, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 2),
+     .qualification = 1 | 1 << 4 | 0x80ull << 16, I(2 << 7 | DS << 15, 0x38380), .rdx = 0x80},
+    {"OUTSB FS", s_outsb_fs, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 2),
+     .qualification = 1 << 4 | 0x80ull << 16, I(2 << 7 | 4 << 15, 0x38380), .rdx = 0x80},
     {"REP OUTSD, 32-bit address", s_rep_outsl_32, P(UNCONDITIONAL_IO_EXITING), R(IO_INSTRUCTION, 3),
-     .qualification = 3 | 1 << 4 | 1 << 5 | 0x80ull << 16, I(1 << 7 | DS << 15, 0x38380), .rdx = 0x80, .rcx = 1},
+     .qualification = 3 | 1 << 4 | 1 << 5 | 0x80ull << 16, I(1 << 7 | DS << 15, 0x38380), .rdx = 0x80,
+     .rcx = 1},
 };
 
 static void load_registers(const struct row *row)
@@ -206,8 +219,8 @@ static void check_row(const struct row *row)
 		CHECK_EQ(vmread(VM_EXIT_INSTRUCTION_INFORMATION) & row->mask, row->information & row->mask);
 	if (row->reason == EXIT_REASON_IO_INSTRUCTION && qualification & 1 << 4)
 		CHECK_EQ(vmread(GUEST_LINEAR_ADDRESS), expected_linear(row));
-	if (!row->always && row->code != s_hlt && row->code != s_rdpmc && row->code != s_ltr_r && row->code != s_lgdt &&
-	    row->code != s_lidt) {
+	if (!row->always && row->code != s_hlt && row->code != s_rdpmc && row->code != s_ltr_r &&
+	    row->code != s_lgdt && row->code != s_lidt) {
 		CHECK_EQ(run_row(row, 0, row->secondary_needed), EXIT_REASON_VMCALL);
 		CHECK_EQ(vmread(GUEST_RIP), (uint64_t)row->code + row->length);
 	}
@@ -230,9 +243,9 @@ static void undefined_instructions(void)
 		const char *name;
 		const uint8_t *code;
 	} stub[] = {
-	    {"RDTSCP without its control", ud_rdtscp},   {"INVPCID without its control", ud_invpcid},
-	    {"XSAVES without its control", ud_xsaves},   {"XRSTORS without its control", ud_xrstors},
-	    {"VMFUNC without its control", ud_vmfunc},   {"RSM outside SMM", ud_rsm},
+	    {"RDTSCP without its control", ud_rdtscp}, {"INVPCID without its control", ud_invpcid},
+	    {"XSAVES without its control", ud_xsaves}, {"XRSTORS without its control", ud_xrstors},
+	    {"VMFUNC without its control", ud_vmfunc}, {"RSM outside SMM", ud_rsm},
 	    {"GETSEC without CR4.SMXE", ud_getsec},
 	};
 
@@ -247,7 +260,8 @@ static void undefined_instructions(void)
 	}
 }
 
-/* SDM, Relative Priority of Faults and VM Exits: privilege comes before the exit, but not for VMX instructions. */
+/* SDM, Relative Priority of Faults and VM Exits: privilege comes before the exit, but not for VMX
+ * instructions. */
 L2(user_cpuid, "cpuid\n\tvmcall");
 L2(user_hlt, "hlt\n\tvmcall");
 L2(user_vmread, "vmread %rax, %rcx\n\tvmcall");
@@ -284,7 +298,8 @@ static void priorities(void)
 		vmx_user();
 		vmwrite(GUEST_CR4, read_cr4() | 1 << 18);
 		vmx_clear(PRIMARY_PROCESSOR_CONTROLS, CPU_USE_IO_BITMAPS | CPU_USE_MSR_BITMAPS);
-		vmx_set(PRIMARY_PROCESSOR_CONTROLS, CPU_HLT_EXITING | CPU_UNCONDITIONAL_IO_EXITING | CPU_CR3_STORE_EXITING);
+		vmx_set(PRIMARY_PROCESSOR_CONTROLS,
+		        CPU_HLT_EXITING | CPU_UNCONDITIONAL_IO_EXITING | CPU_CR3_STORE_EXITING);
 		reason = vmx_run();
 		if (stub[i].reason)
 			CHECK_EQ(reason, stub[i].reason);
@@ -527,8 +542,9 @@ static void bitmaps(void)
 L2(monitored_mwait, "xor %ecx, %ecx\n\txor %edx, %edx\n\tmonitor\n\txor %eax, %eax\n\tmwait\n\tvmcall");
 L2(pause_loop, "1:\tpause\n\tjmp 1b");
 L2(pause_apart, "mov $20, %ecx\n1:\tpause\n\tmov $4000, %edx\n2:\tdec %edx\n\tjnz 2b\n\tloop 1b\n\tvmcall");
-L2(tsc_stub, "rdtsc\n\tshl $32, %rdx\n\tor %rdx, %rax\n\tmov %rax, %rbx\n\tmov $0x10, %ecx\n\trdmsr\n\tshl $32, %rdx\n\t"
-	     "or %rdx, %rax\n\tmov %rax, %rsi\n\trdtscp\n\tshl $32, %rdx\n\tor %rdx, %rax\n\tvmcall");
+L2(tsc_stub, "rdtsc\n\tshl $32, %rdx\n\tor %rdx, %rax\n\tmov %rax, %rbx\n\tmov $0x10, %ecx\n\trdmsr\n\tshl "
+             "$32, %rdx\n\t"
+             "or %rdx, %rax\n\tmov %rax, %rsi\n\trdtscp\n\tshl $32, %rdx\n\tor %rdx, %rax\n\tvmcall");
 
 static void timing(void)
 {
@@ -599,8 +615,8 @@ static void host_state(void)
 	vmwrite(GUEST_RFLAGS, 0x8d7);
 	CHECK_EQ(vmx_run(), EXIT_REASON_VMCALL);
 	__asm__ volatile("sgdt %0\n\tsidt %1\n\tmov %%db7, %2\n\tlsl %w4, %k3"
-			 : "=m"(gdtr), "=m"(idtr), "=r"(dr7), "=r"(limit)
-			 : "r"(TSS));
+	                 : "=m"(gdtr), "=m"(idtr), "=r"(dr7), "=r"(limit)
+	                 : "r"(TSS));
 	CHECK_EQ(gdtr.limit, 0xffff);
 	CHECK_EQ(idtr.limit, 0xffff);
 	CHECK_EQ(dr7, 0x400);

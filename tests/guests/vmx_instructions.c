@@ -1,12 +1,12 @@
 /*
- * The VMX instructions' own results, the capability MSRs that hypervisors look at, VMCS currency and launch state,
- * more VMCSs than the processor caches, VMCS shadowing, and the MSR areas (SDM, VMX Instruction Reference; VMX
- * Capability Reporting Facility; Loading MSRs; Saving MSRs).
+ * The VMX instructions' own results, the capability MSRs that hypervisors look at, VMCS currency and launch
+ * state, more VMCSs than the processor caches, VMCS shadowing, and the MSR areas (SDM, VMX Instruction
+ * Reference; VMX Capability Reporting Facility; Loading MSRs; Saving MSRs).
  */
 #include "runtime/guest.h"
 #include "vmx.h"
 
-#define BEYOND (1ull << 51)
+#define BEYOND          (1ull << 51)
 #define FEATURE_CONTROL 0x3a
 
 L2(leave, "vmcall");
@@ -31,46 +31,55 @@ static void set_revision(uint8_t *region, uint32_t change)
 
 static void capabilities(void)
 {
-	uint64_t basic = rdmsr(MSR_IA32_VMX_BASIC), misc = rdmsr(MSR_IA32_VMX_MISC), ept = rdmsr(MSR_IA32_VMX_EPT_VPID_CAP);
+	uint64_t basic = rdmsr(MSR_IA32_VMX_BASIC), misc = rdmsr(MSR_IA32_VMX_MISC),
+	         ept = rdmsr(MSR_IA32_VMX_EPT_VPID_CAP);
 	uint32_t leaf[4];
 	static const uint8_t ept_bits[] = {0, 6, 14, 16, 17, 20, 21, 25, 26, 32, 40, 41, 42, 43};
 	static const struct {
 		const char *name;
 		uint32_t msr, bits;
 	} needed[] = {
-		{"pin", MSR_IA32_VMX_TRUE_PINBASED_CTLS,
-		 PIN_EXTERNAL_INTERRUPT_EXITING | PIN_NMI_EXITING | PIN_VIRTUAL_NMIS | PIN_ACTIVATE_PREEMPTION_TIMER},
-		{"primary", MSR_IA32_VMX_TRUE_PROCBASED_CTLS,
-		 CPU_HLT_EXITING | CPU_CR3_LOAD_EXITING | CPU_CR3_STORE_EXITING | CPU_CR8_LOAD_EXITING | CPU_CR8_STORE_EXITING |
-		     CPU_UNCONDITIONAL_IO_EXITING | CPU_MOV_DR_EXITING | CPU_MWAIT_EXITING | CPU_MONITOR_EXITING |
-		     CPU_INVLPG_EXITING | CPU_RDPMC_EXITING | CPU_INTERRUPT_WINDOW_EXITING | CPU_USE_TSC_OFFSETTING |
-		     CPU_MONITOR_TRAP_FLAG | CPU_USE_IO_BITMAPS | CPU_RDTSC_EXITING | CPU_USE_MSR_BITMAPS | CPU_USE_TPR_SHADOW |
-		     CPU_NMI_WINDOW_EXITING | CPU_PAUSE_EXITING | CPU_ACTIVATE_SECONDARY_CONTROLS},
-		{"secondary", MSR_IA32_VMX_PROCBASED_CTLS2,
-		 CPU2_VIRTUALIZE_X2APIC_MODE | CPU2_ENABLE_EPT | CPU2_ENABLE_VPID | CPU2_UNRESTRICTED_GUEST |
-		     CPU2_VIRTUALIZE_APIC_ACCESSES | CPU2_DESCRIPTOR_TABLE_EXITING | CPU2_WBINVD_EXITING | CPU2_PAUSE_LOOP_EXITING},
-		{"exit", MSR_IA32_VMX_TRUE_EXIT_CTLS,
-		 EXIT_SAVE_DEBUG_CONTROLS | EXIT_HOST_ADDRESS_SPACE_SIZE | EXIT_ACKNOWLEDGE_INTERRUPT | EXIT_SAVE_PREEMPTION_TIMER},
-		{"entry", MSR_IA32_VMX_TRUE_ENTRY_CTLS, ENTRY_LOAD_DEBUG_CONTROLS | ENTRY_IA32E_MODE_GUEST},
+	    {"pin", MSR_IA32_VMX_TRUE_PINBASED_CTLS,
+	     PIN_EXTERNAL_INTERRUPT_EXITING | PIN_NMI_EXITING | PIN_VIRTUAL_NMIS |
+	         PIN_ACTIVATE_PREEMPTION_TIMER},
+	    {"primary", MSR_IA32_VMX_TRUE_PROCBASED_CTLS,
+	     CPU_HLT_EXITING | CPU_CR3_LOAD_EXITING | CPU_CR3_STORE_EXITING | CPU_CR8_LOAD_EXITING |
+	         CPU_CR8_STORE_EXITING | CPU_UNCONDITIONAL_IO_EXITING | CPU_MOV_DR_EXITING |
+	         CPU_MWAIT_EXITING | CPU_MONITOR_EXITING | CPU_INVLPG_EXITING | CPU_RDPMC_EXITING |
+	         CPU_INTERRUPT_WINDOW_EXITING | CPU_USE_TSC_OFFSETTING | CPU_MONITOR_TRAP_FLAG |
+	         CPU_USE_IO_BITMAPS | CPU_RDTSC_EXITING | CPU_USE_MSR_BITMAPS | CPU_USE_TPR_SHADOW |
+	         CPU_NMI_WINDOW_EXITING | CPU_PAUSE_EXITING | CPU_ACTIVATE_SECONDARY_CONTROLS},
+	    {"secondary", MSR_IA32_VMX_PROCBASED_CTLS2,
+	     CPU2_VIRTUALIZE_X2APIC_MODE | CPU2_ENABLE_EPT | CPU2_ENABLE_VPID | CPU2_UNRESTRICTED_GUEST |
+	         CPU2_VIRTUALIZE_APIC_ACCESSES | CPU2_DESCRIPTOR_TABLE_EXITING | CPU2_WBINVD_EXITING |
+	         CPU2_PAUSE_LOOP_EXITING},
+	    {"exit", MSR_IA32_VMX_TRUE_EXIT_CTLS,
+	     EXIT_SAVE_DEBUG_CONTROLS | EXIT_HOST_ADDRESS_SPACE_SIZE | EXIT_ACKNOWLEDGE_INTERRUPT |
+	         EXIT_SAVE_PREEMPTION_TIMER},
+	    {"entry", MSR_IA32_VMX_TRUE_ENTRY_CTLS, ENTRY_LOAD_DEBUG_CONTROLS | ENTRY_IA32E_MODE_GUEST},
 	};
 	static const uint32_t pairs[][2] = {
-		{EXIT_LOAD_IA32_PAT, ENTRY_LOAD_IA32_PAT},
-		{EXIT_LOAD_IA32_EFER, ENTRY_LOAD_IA32_EFER},
-		{EXIT_LOAD_IA32_PERF_GLOBAL_CTRL, ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL},
-		{EXIT_CLEAR_IA32_BNDCFGS, ENTRY_LOAD_IA32_BNDCFGS},
+	    {EXIT_LOAD_IA32_PAT, ENTRY_LOAD_IA32_PAT},
+	    {EXIT_LOAD_IA32_EFER, ENTRY_LOAD_IA32_EFER},
+	    {EXIT_LOAD_IA32_PERF_GLOBAL_CTRL, ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL},
+	    {EXIT_CLEAR_IA32_BNDCFGS, ENTRY_LOAD_IA32_BNDCFGS},
 	};
 
 	rule("what hypervisors need is allowed-1");
 	for (unsigned i = 0; i < sizeof(needed) / sizeof(needed[0]); i++)
 		CHECK_EQ(rdmsr(needed[i].msr) >> 32 & needed[i].bits, needed[i].bits);
 	rule("CR3 and INVLPG exiting may be 0 by the TRUE controls");
-	CHECK_EQ((uint32_t)rdmsr(MSR_IA32_VMX_TRUE_PROCBASED_CTLS) & (CPU_CR3_LOAD_EXITING | CPU_CR3_STORE_EXITING | CPU_INVLPG_EXITING), 0);
+	CHECK_EQ((uint32_t)rdmsr(MSR_IA32_VMX_TRUE_PROCBASED_CTLS) &
+	             (CPU_CR3_LOAD_EXITING | CPU_CR3_STORE_EXITING | CPU_INVLPG_EXITING),
+	         0);
 	rule("PAT, EFER, PERF_GLOBAL_CTRL and BNDCFGS come in pairs");
 	for (unsigned i = 0; i < 4; i++)
-		CHECK_EQ(vmx_offers(MSR_IA32_VMX_TRUE_EXIT_CTLS, pairs[i][0]), vmx_offers(MSR_IA32_VMX_TRUE_ENTRY_CTLS, pairs[i][1]));
+		CHECK_EQ(vmx_offers(MSR_IA32_VMX_TRUE_EXIT_CTLS, pairs[i][0]),
+		         vmx_offers(MSR_IA32_VMX_TRUE_ENTRY_CTLS, pairs[i][1]));
 	rule("plain and TRUE MSRs agree on allowed-1, and the plain ones require default1");
 	for (unsigned i = 0; i < 4; i++) {
-		uint64_t plain = rdmsr(MSR_IA32_VMX_PINBASED_CTLS + i), exact = rdmsr(MSR_IA32_VMX_TRUE_PINBASED_CTLS + i);
+		uint64_t plain = rdmsr(MSR_IA32_VMX_PINBASED_CTLS + i),
+		         exact = rdmsr(MSR_IA32_VMX_TRUE_PINBASED_CTLS + i);
 
 		CHECK_EQ(plain >> 32, exact >> 32);
 		CHECK_EQ((uint32_t)exact & ~(uint32_t)plain, 0);
@@ -209,7 +218,8 @@ static void pointers(void)
 
 static void fields(void)
 {
-	static const uint64_t none[] = {0x6820 | 1, 0x7fff, 0x8000, 0x10000, 1ull << 32 | 0x681e, 0x6822 + 0x100, 0x4836, 0x0806 + 0x1000};
+	static const uint64_t none[] = {0x6820 | 1,          0x7fff,         0x8000, 0x10000,
+	                                1ull << 32 | 0x681e, 0x6822 + 0x100, 0x4836, 0x0806 + 0x1000};
 	uint64_t value = 0;
 
 	vmx_fresh(leave);
@@ -245,8 +255,10 @@ static void fields(void)
 	value = 0;
 	__asm__ volatile("vmread %1, %0" : "=m"(value) : "r"((uint64_t)GUEST_RSP) : "cc");
 	CHECK_EQ(value, 0x4455);
-	CHECK_EQ(TRY("vmread %[e], (%[p])", , OPERANDS([e] "r"((uint64_t)GUEST_RSP), [p] "r"(5ull << 32))), 14);
-	CHECK_EQ(TRY("vmwrite (%[p]), %[e]", , OPERANDS([e] "r"((uint64_t)GUEST_RSP), [p] "r"(5ull << 32))), 14);
+	CHECK_EQ(TRY("vmread %[e], (%[p])", , OPERANDS([e] "r"((uint64_t)GUEST_RSP), [p] "r"(5ull << 32))),
+	         14);
+	CHECK_EQ(TRY("vmwrite (%[p]), %[e]", , OPERANDS([e] "r"((uint64_t)GUEST_RSP), [p] "r"(5ull << 32))),
+	         14);
 	rule("success clears the arithmetic flags and leaves the error field");
 	fails(vmcall(), VMERROR_VMCALL_IN_ROOT);
 	CHECK_EQ(vmwrite(GUEST_RSP, 1), VM_SUCCEED);
@@ -280,15 +292,24 @@ static void launching(void)
 	fails(vmresume(), VMERROR_VMRESUME_NOT_LAUNCHED);
 	rule("VMLAUNCH under blocking by MOV SS: error 26, before the launch state is looked at");
 	vmx_fresh(leave);
-	__asm__ volatile("mov %%ss, %%eax\n\tmov %%eax, %%ss\n\tvmlaunch\n\tpushfq\n\tpop %0" : "=r"(flags) : : "rax", "cc", "memory");
+	__asm__ volatile("mov %%ss, %%eax\n\tmov %%eax, %%ss\n\tvmlaunch\n\tpushfq\n\tpop %0"
+	                 : "=r"(flags)
+	                 :
+	                 : "rax", "cc", "memory");
 	fails(VMX_FLAGS(flags), VMERROR_ENTRY_MOV_SS);
-	__asm__ volatile("mov %%ss, %%eax\n\tmov %%eax, %%ss\n\tvmresume\n\tpushfq\n\tpop %0" : "=r"(flags) : : "rax", "cc", "memory");
+	__asm__ volatile("mov %%ss, %%eax\n\tmov %%eax, %%ss\n\tvmresume\n\tpushfq\n\tpop %0"
+	                 : "=r"(flags)
+	                 :
+	                 : "rax", "cc", "memory");
 	fails(VMX_FLAGS(flags), VMERROR_ENTRY_MOV_SS);
 	CHECK_EQ(vmx_run(), EXIT_REASON_VMCALL);
 	rule("error 26 comes before the controls");
 	vmx_fresh(leave);
 	vmwrite(CR3_TARGET_COUNT, 99);
-	__asm__ volatile("mov %%ss, %%eax\n\tmov %%eax, %%ss\n\tvmlaunch\n\tpushfq\n\tpop %0" : "=r"(flags) : : "rax", "cc", "memory");
+	__asm__ volatile("mov %%ss, %%eax\n\tmov %%eax, %%ss\n\tvmlaunch\n\tpushfq\n\tpop %0"
+	                 : "=r"(flags)
+	                 :
+	                 : "rax", "cc", "memory");
 	fails(VMX_FLAGS(flags), VMERROR_ENTRY_MOV_SS);
 }
 
@@ -431,13 +452,13 @@ static void msr_areas(void)
 		const char *name;
 		uint64_t index, value;
 	} bad[] = {
-		{"an MSR that does not exist", 0x1fff, 0},
-		{"reserved bits of the entry", 0x100000174ull, 8},
-		{"FS base", 0xc0000100, 0},
-		{"GS base", 0xc0000101, 0},
-		{"an x2APIC register", 0x808, 0},
-		{"a value that WRMSR refuses", 0x175, 1ull << 63},
-		{"a read-only MSR", MSR_IA32_VMX_BASIC, 0},
+	    {"an MSR that does not exist", 0x1fff, 0},
+	    {"reserved bits of the entry", 0x100000174ull, 8},
+	    {"FS base", 0xc0000100, 0},
+	    {"GS base", 0xc0000101, 0},
+	    {"an x2APIC register", 0x808, 0},
+	    {"a value that WRMSR refuses", 0x175, 1ull << 63},
+	    {"a read-only MSR", MSR_IA32_VMX_BASIC, 0},
 	};
 
 	rule("MSRs are loaded at entry, stored and loaded at exit");

@@ -5,12 +5,12 @@
 #include "runtime/guest.h"
 #include "vmx.h"
 
-#define READ    1ull
-#define WRITE   2ull
-#define FETCH   4ull
-#define RIGHTS(r) ((r) << 3)
+#define READ         1ull
+#define WRITE        2ull
+#define FETCH        4ull
+#define RIGHTS(r)    ((r) << 3)
 #define LINEAR_VALID (1ull << 7)
-#define LINEAR  (1ull << 8)
+#define LINEAR       (1ull << 8)
 /* Advanced information (bits 11:9) where it is offered; NMI unblocking apart. */
 #define QUALIFICATION_MASK 0x1bf
 
@@ -52,7 +52,8 @@ static void violations(void)
 		const uint8_t *code;
 		uint64_t access;
 	} kind[] = {{load, READ}, {store, WRITE}, {jump, FETCH}};
-	static const uint64_t rights[] = {0, EPT_R, EPT_X, EPT_R | EPT_W, EPT_R | EPT_X, EPT_R | EPT_W | EPT_X};
+	static const uint64_t rights[] = {
+	    0, EPT_R, EPT_X, EPT_R | EPT_W, EPT_R | EPT_X, EPT_R | EPT_W | EPT_X};
 	uint64_t address = (uint64_t)l2_page[0] + 16;
 
 	rule("EPT violations: access, rights, addresses, for each access and each combination of rights");
@@ -63,8 +64,10 @@ static void violations(void)
 				CHECK_EQ(vmx_run(), EXIT_REASON_VMCALL);
 				continue;
 			}
-			violation(kind[k].access | RIGHTS(rights[r]) | LINEAR_VALID | LINEAR, address, address);
-			CHECK_EQ(vmread(GUEST_RIP), kind[k].access == FETCH ? address : (uint64_t)kind[k].code);
+			violation(kind[k].access | RIGHTS(rights[r]) | LINEAR_VALID | LINEAR, address,
+			          address);
+			CHECK_EQ(vmread(GUEST_RIP),
+			         kind[k].access == FETCH ? address : (uint64_t)kind[k].code);
 			CHECK_EQ(vmread(GUEST_RFLAGS) & 0x10000, 0x10000);
 		}
 
@@ -120,7 +123,8 @@ static void violations(void)
 static void misconfigurations(void)
 {
 	static const uint64_t bad[] = {
-		EPT_W | EPT_WB, EPT_W | EPT_X | EPT_WB, EPT_R | 2 << 3, EPT_R | 3 << 3, EPT_R | 7 << 3, EPT_RWX_WB | 1ull << 51,
+	    EPT_W | EPT_WB, EPT_W | EPT_X | EPT_WB, EPT_R | 2 << 3,
+	    EPT_R | 3 << 3, EPT_R | 7 << 3,         EPT_RWX_WB | 1ull << 51,
 	};
 	uint64_t address = (uint64_t)l2_page[0] + 16, *entry;
 
@@ -232,7 +236,8 @@ static void accessed_dirty(void)
 	l2_window[2] = (uint64_t)l2_page[0] | 0x67;
 	*ept_entry((uint64_t)l2_window) &= ~EPT_W;
 	l2[RBX] = L2_WINDOW + 0x2000;
-	violation(READ | WRITE | RIGHTS(EPT_R | EPT_X) | LINEAR_VALID, (uint64_t)l2_window + 16, L2_WINDOW + 0x2000);
+	violation(READ | WRITE | RIGHTS(EPT_R | EPT_X) | LINEAR_VALID, (uint64_t)l2_window + 16,
+	          L2_WINDOW + 0x2000);
 	rule("with A/D off it can be read, where its own flags are set");
 	vmx_fresh(load);
 	vmx_ept(0);
@@ -252,7 +257,8 @@ static void accessed_dirty(void)
 
 /* ---- what is cached, and what INVEPT and INVVPID drop ---- */
 
-static uint64_t other_pml4[512] __attribute__((aligned(4096))), other_pdpt[512] __attribute__((aligned(4096)));
+static uint64_t other_pml4[512] __attribute__((aligned(4096))),
+    other_pdpt[512] __attribute__((aligned(4096)));
 static uint64_t other_pd[512] __attribute__((aligned(4096))), other_pt[512] __attribute__((aligned(4096)));
 
 static void invalidation(void)
@@ -379,16 +385,18 @@ static void vpids(void)
 /* 16-bit code, assembled as such, run at 0000:1000. */
 #define CODE16_STUB(name, text)                                                                              \
 	extern const uint8_t name[], name##_end[];                                                           \
-	__asm__(".pushsection .text\n\t.code16\n" #name ":\n\t" text "\n" #name "_end:\n\t.code64\n\t"        \
+	__asm__(".pushsection .text\n\t.code16\n" #name ":\n\t" text "\n" #name "_end:\n\t.code64\n\t"       \
 	        ".popsection")
 
-CODE16_STUB(real_add, "mov $0x1234, %ax\n\tmov %ax, %ds\n\tmov 0x10, %bx\n\tadd %bx, %ax\n\tmov %ax, %es\n\tvmcall");
+CODE16_STUB(real_add,
+            "mov $0x1234, %ax\n\tmov %ax, %ds\n\tmov 0x10, %bx\n\tadd %bx, %ax\n\tmov %ax, %es\n\tvmcall");
 CODE16_STUB(real_int, "int $0x42\n\tvmcall");
 CODE16_STUB(real_gp, "mov $0xffff, %bx\n\tmov (%bx), %eax\n\tvmcall");
 CODE16_STUB(real_out, "mov $0x80, %dx\n\tout %al, %dx\n\tvmcall");
 CODE16_STUB(real_to_protected,
             "lgdtl 0x1100\n\tmov %cr0, %eax\n\tor $1, %eax\n\tmov %eax, %cr0\n\tljmpl $0x18, $0x1040\n\t"
-            ".org real_to_protected + 0x40\n\t.code32\n\tmov $0x10, %ecx\n\tmov %ecx, %ds\n\tmov %cr0, %eax\n\tvmcall\n\t.code16");
+            ".org real_to_protected + 0x40\n\t.code32\n\tmov $0x10, %ecx\n\tmov %ecx, %ds\n\tmov %cr0, "
+            "%eax\n\tvmcall\n\t.code16");
 CODE16_STUB(real_hlt, "cli\n\thlt\n\tvmcall");
 
 #define SIZE(name) (unsigned)(name##_end - name)
@@ -467,8 +475,10 @@ static void real_mode(void)
 }
 
 /* An L2 that turns IA-32e mode on by itself: LMA follows into the entry controls (IA32_VMX_MISC[5]). */
-L2(to_long, ".code32\n\tmov $0xc0000080, %ecx\n\trdmsr\n\tor $0x100, %eax\n\twrmsr\n\tmov %cr4, %eax\n\tor $0x20, %eax\n\t"
-	    "mov %eax, %cr4\n\tmov %ebx, %cr3\n\tmov %cr0, %eax\n\tor $0x80000000, %eax\n\tmov %eax, %cr0\n\tvmcall\n\t.code64");
+L2(to_long, ".code32\n\tmov $0xc0000080, %ecx\n\trdmsr\n\tor $0x100, %eax\n\twrmsr\n\tmov %cr4, %eax\n\tor "
+            "$0x20, %eax\n\t"
+            "mov %eax, %cr4\n\tmov %ebx, %cr3\n\tmov %cr0, %eax\n\tor $0x80000000, %eax\n\tmov %eax, "
+            "%cr0\n\tvmcall\n\t.code64");
 
 static void long_mode_by_itself(void)
 {
@@ -492,7 +502,8 @@ L2(apic_load, "mov (%rbx), %eax\n\tvmcall");
 L2(apic_store, "mov %eax, (%rbx)\n\tnop\n\tvmcall");
 L2(write_cr8, "mov %rax, %cr8\n\tnop\n\tvmcall");
 L2(write_read_cr8, "mov %rax, %cr8\n\tmov %cr8, %rcx\n\tvmcall");
-L2(tpr_msr, "mov $0x808, %ecx\n\trdmsr\n\tmov %eax, %ebx\n\tmov $0x40, %eax\n\txor %edx, %edx\n\twrmsr\n\tvmcall");
+L2(tpr_msr,
+   "mov $0x808, %ecx\n\trdmsr\n\tmov %eax, %ebx\n\tmov $0x40, %eax\n\txor %edx, %edx\n\twrmsr\n\tvmcall");
 
 static void apic_setup(const uint8_t *code, unsigned offset, bool ept, uint32_t primary)
 {
