@@ -67,7 +67,8 @@ static const struct choice trace_choices[] = {{"vmx", ENGINE_TRACE_VMX}, {"excep
 	{"perf", ENGINE_TRACE_PERF}, {NULL, 0}};
 static const struct choice tune_choices[] = {{"chain", ENGINE_TUNE_CHAIN},
 	{"jump-cache", ENGINE_TUNE_JUMP_CACHE}, {"fast-tlb", ENGINE_TUNE_FAST_TLB},
-	{"groups", ENGINE_TUNE_GROUPS}, {"extend", ENGINE_TUNE_EXTEND}, {NULL, 0}};
+	{"groups", ENGINE_TUNE_GROUPS}, {"extend", ENGINE_TUNE_EXTEND},
+	{"inline", ENGINE_TUNE_INLINE}, {NULL, 0}};
 
 /* "a, b or c" of a table's words, for messages. */
 static const char *choices_text(const struct choice *table)

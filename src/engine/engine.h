@@ -88,6 +88,7 @@ enum {
 	ENGINE_TUNE_FAST_TLB = 1 << 2,   /* inline TLB lookup; off: every access through C */
 	ENGINE_TUNE_GROUPS = 1 << 3,     /* one lookup for several accesses off one register */
 	ENGINE_TUNE_EXTEND = 1 << 4,     /* blocks that go on behind conditional branches */
+	ENGINE_TUNE_INLINE = 1 << 5,     /* CLI, STI, SWAPGS, RDTSC … without C */
 };
 
 /* Why vcpu_run returned. */

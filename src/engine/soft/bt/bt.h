@@ -58,6 +58,7 @@ struct block_link {
 	uint8_t *stub;           /* executable address that it has while unlinked */
 	int32_t target;          /* byte offset from the block's page: 0..4095 may be linked */
 	bool flags_in_cpu;       /* enter the successor by code_mem */
+	uint32_t key;            /* the mode key at the exit */
 	uint8_t table;           /* LINK_*: how it leads there */
 	uint16_t index;          /* in the table */
 };

@@ -125,7 +125,7 @@ static unsigned group9(const struct insn *insn)
 	if (insn->is_memory) {
 		switch (digit) {
 		case 1:
-			return C(cmpxchg8b);
+			return BT_NATIVE; /* CMPXCHG8B, CMPXCHG16B */
 		case 3:
 			return C(xrstors);
 		case 4:
@@ -594,6 +594,45 @@ static unsigned other_memory(struct bt *bt, const struct insn *insn, uint32_t ke
 	return key & (insn->prefixes & PREFIX_OPSIZE ? MODE_SSE : MODE_FPU) ? C(maskmov) : BT_FPU_UNAVAILABLE;
 }
 
+/* The inline form of a C function where the mode key allows it. */
+static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key)
+{
+	const uint32_t kernel = MODE_CODE64 | MODE_CPL0 | MODE_IOPL_OK;
+	const struct cpu *cpu = bt->cpu;
+	bool real = cpu->clock == ENGINE_CLOCK_REAL, direct_tsc = real && key & MODE_TSC_DIRECT && !cpu->tsc_ratio;
+
+	if (key & MODE_STEP || cpu->tune_off & ENGINE_TUNE_INLINE)
+		return insn->op;
+	if ((key & kernel) == kernel) {
+		switch (insn->op) {
+		case C(cli):
+			return BT_CLI;
+		case C(sti):
+			/* in non-root operation the shadow can be seen by a VM exit */
+			return real && !(key & (MODE_NONROOT | KEY_ONE | KEY_CAREFUL)) ? BT_STI : insn->op;
+		case C(stac):
+			return key & MODE_SMAP ? BT_STAC : insn->op;
+		case C(clac):
+			return key & MODE_SMAP ? BT_CLAC : insn->op;
+		case C(swapgs):
+			return BT_SWAPGS;
+		}
+	}
+	if (!(key & MODE_CODE64))
+		return insn->op;
+	switch (insn->op) {
+	case C(rdtsc):
+		return direct_tsc ? BT_RDTSC : insn->op;
+	case C(rdtscp):
+		return direct_tsc && cpu_model_has(cpu->model, 0x80000001, 0, 3, 27) ? BT_RDTSCP : insn->op;
+	case C(pushf):
+		return insn->operand_size == 8 ? BT_PUSHF : insn->op;
+	case C(mov_from_segment):
+		return !insn->is_memory && insn->reg <= SEG_GS ? BT_MOV_FROM_SEGMENT : insn->op;
+	}
+	return insn->op;
+}
+
 const struct shape *classify(struct bt *bt, struct insn *insn, const uint8_t *bytes, uint32_t key)
 {
 	unsigned code_size = key & MODE_CODE64 ? 8 : key & MODE_CODE32 ? 4 : 2;
@@ -623,6 +662,8 @@ const struct shape *classify(struct bt *bt, struct insn *insn, const uint8_t *by
 		insn->op = BT_NATIVE;
 	}
 	/* LODS … read no flags; CS = ES in prefixes of REP are the C functions' business. */
+	if (insn->op >= BT_OP)
+		insn->op = inline_form(bt, insn, key);
 	if (insn->op != BT_NATIVE)
 		return NULL;
 	if (ignores_scan_prefix(bt, insn)) {

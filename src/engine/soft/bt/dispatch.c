@@ -127,11 +127,16 @@ static struct jump_entry *jump_slot(struct cpu *cpu)
 	return &cpu->region->tables.jump[MODE_CLASS(cpu->mode)][cpu->rip & (JUMP_CACHE_SLOTS - 1)];
 }
 
+static bool is_cacheable_mode(uint32_t mode)
+{
+	return mode & MODE_CODE64 || (mode & MODE_FLAT && mode & MODE_CODE32);
+}
+
 static bool may_cache(const struct cpu *cpu, const struct block *block)
 {
 	if (block->crosses_page || block->key & (KEY_ONE | KEY_SHORT | KEY_NO_GROUPS | MODE_STEP))
 		return false;
-	return cpu->mode & MODE_CODE64 || (cpu->mode & MODE_FLAT && cpu->mode & MODE_CODE32);
+	return is_cacheable_mode(cpu->mode);
 }
 
 static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key, unsigned max_insns)
@@ -159,6 +164,25 @@ static bool may_link(struct cpu *cpu, const struct block_link *link, uint64_t li
 	return link->table != LINK_GLOBAL || (cpu->cr4 & CR4_PGE && tlb_fetch(cpu, GLA(linear))->global);
 }
 
+/* Runs translated code that starts at cpu->rip, whose linear address is given. Returns the exit it left by. */
+static struct block_link *enter_code(struct cpu *cpu, const void *code, uint64_t linear)
+{
+	struct bt *bt = cpu->bt;
+	struct block_link *next;
+
+	/* RF has done its duty; a fault pushes it as 1 by itself, and IRET may set it anew. */
+	cpu->rflags_system &= ~(uint64_t)FLAG_RF;
+	cpu->rip_page = cpu->rip - (linear & (PAGE_SIZE - 1));
+	if (cpu->fpu_stashed)
+		fpu_unstash(cpu);
+	if (bt->gs_base != cpu->region)
+		bt_set_gs(bt, cpu->region);
+	next = (struct block_link *)bt->enter(cpu, code);
+	if (next)
+		cpu->rip = bt_rip(cpu, next->target);
+	return next;
+}
+
 /* Runs from cpu->rip until translated code comes back. `link`: the exit that led here, or NULL. Returns the next. */
 static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 {
@@ -173,6 +197,12 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 
 	bt->careful_key = 0;
 	block_free_slots(bt);
+	if (!one && !link && !(cpu->mode & MODE_STEP) && cpu->clock == ENGINE_CLOCK_REAL) {
+		const struct jump_entry *entry = jump_slot(cpu);
+
+		if (entry->rip == cpu->rip && is_cacheable_mode(cpu->mode))
+			return enter_code(cpu, entry->code, linear);
+	}
 	check_fetch(cpu);
 	if (cpu->mode & MODE_STEP)
 		check_breakpoints(cpu, linear);
@@ -188,18 +218,9 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		entry->code = block->code_mem;
 	}
 	if (link && bt->flushes == flushes && !one && !block->crosses_page && !(cpu->mode & MODE_STEP) &&
-	    cpu->mode == link->from->key && may_link(cpu, link, linear))
+	    cpu->mode == link->key && may_link(cpu, link, linear))
 		block_link_to(bt, link, block);
-	/* RF has done its duty; a fault pushes it as 1 by itself, and IRET may set it anew. */
-	cpu->rflags_system &= ~(uint64_t)FLAG_RF;
-	cpu->rip_page = cpu->rip - (linear & (PAGE_SIZE - 1));
-	if (cpu->fpu_stashed)
-		fpu_unstash(cpu);
-	if (bt->gs_base != cpu->region)
-		bt_set_gs(bt, cpu->region);
-	next = (struct block_link *)bt->enter(cpu, block->code_mem);
-	if (next)
-		cpu->rip = bt_rip(cpu, next->target);
+	next = enter_code(cpu, block->code_mem, linear);
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
 	if (cpu->step_recheck) {

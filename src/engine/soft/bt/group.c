@@ -170,6 +170,26 @@ static void plan_insn(struct planner *p, unsigned i)
 		changed(p, REG_RSP);
 		changed(p, REG_RBP);
 		break;
+	case BT_PUSHF:
+		join(p, i, 0, REG_RSP, -8, 8, USE_WRITE);
+		moved(p, REG_RSP, -8);
+		break;
+	case BT_STAC:
+	case BT_CLAC:
+		close_groups(p); /* another TLB table from here on */
+		break;
+	case BT_RDTSCP:
+		changed(p, REG_RCX);
+		/* fall through */
+	case BT_RDTSC:
+		changed(p, REG_RAX);
+		changed(p, REG_RDX);
+		break;
+	case BT_MOV_FROM_SEGMENT:
+		changed(p, insn->rm);
+		break;
+	case BT_CLI:
+	case BT_SWAPGS:
 	case BT_NOP:
 	case BT_JCC:
 	case BT_JMP:

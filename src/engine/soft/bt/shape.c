@@ -235,7 +235,7 @@ const struct shape *shape_make(struct shape_cache *cache, uint64_t key, const st
 		shape->flags_written = flags_from(in.cpu_flags->modified | in.cpu_flags->set_0 | in.cpu_flags->set_1);
 		shape->flags_killed = shape->flags_written;
 	}
-	shape->may_fault = unit != UNIT_INTEGER ||
+	shape->may_fault = unit != UNIT_INTEGER || (insn->map == 1 && insn->opcode == 0xc7) ||
 			   (insn->map == 0 && (insn->opcode == 0xf6 || insn->opcode == 0xf7) && (insn->reg & 7) >= 6);
 	return shape;
 }

@@ -10,6 +10,7 @@
 #include "engine/soft/bt/translate.h"
 
 #include "engine/soft/bt/decode.h"
+#include "engine/soft/bt/inline_ops.h"
 
 #define LOOK_AHEAD 6
 
@@ -67,6 +68,13 @@ static unsigned live_through(const struct insn *insn, const struct shape *shape,
 	case BT_XLAT:
 	case BT_BSWAP:
 	case BT_FLAG_DF:
+	case BT_CLI:
+	case BT_STAC:
+	case BT_CLAC:
+	case BT_SWAPGS:
+	case BT_RDTSC:
+	case BT_RDTSCP:
+	case BT_MOV_FROM_SEGMENT:
 		return live_after;
 	default:
 		return SHAPE_ALL; /* C code sees them exactly */
@@ -201,7 +209,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live)
 	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS) || t->block->crosses_page ||
 	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page))
 		return false;
-	*link = (struct block_link){ .from = t->block, .target = offset & (PAGE_SIZE - 1) };
+	*link = (struct block_link){ .from = t->block, .key = t->key, .target = offset & (PAGE_SIZE - 1) };
 	if (!block_link_slot(t->bt, link, table)) {
 		link->from = NULL;
 		return false;
@@ -284,7 +292,7 @@ static void emit_direct_exit(struct translation *t, int64_t offset, unsigned liv
 		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
-	*link = (struct block_link){ .from = t->block, .target = (int32_t)offset, .flags_in_cpu = t->flags == FLAGS_CPU };
+	*link = (struct block_link){ .from = t->block, .key = t->key, .target = (int32_t)offset, .flags_in_cpu = t->flags == FLAGS_CPU };
 	/* The patched rel32 must not straddle a cache line, so that patching is one atomic store. */
 	while (((uintptr_t)e->p + 1) & 3)
 		emit8(e, 0x90);
@@ -319,10 +327,11 @@ static void emit_conditional(struct translation *t, const struct insn *insn, int
 		flags_emit_save(e);
 		t->flags = FLAGS_BOTH;
 	}
-	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .insn = t->i };
+	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .insn = t->i,
+				    .key = t->key };
 	if (is_patchable(t, cold->offset)) {
 		cold->link = new_link(t);
-		*cold->link = (struct block_link){ .from = t->block, .target = (int32_t)cold->offset };
+		*cold->link = (struct block_link){ .from = t->block, .key = t->key, .target = (int32_t)cold->offset };
 		/* The patched rel32 must not straddle a cache line. */
 		while (((uintptr_t)e->p + 2) & 3)
 			emit8(e, 0x90);
@@ -342,7 +351,10 @@ static void emit_cold_exits(struct translation *t)
 		emit_patch_here(e, cold->from);
 		t->i = cold->insn;
 		t->flags = cold->flags;
-		if (cold->link) {
+		t->key = cold->key;
+		if (cold->op) {
+			emit_op_call(t, &t->insn[t->i], cold->op, true);
+		} else if (cold->link) {
 			cold->link->stub = emit_exec(e);
 			flags_to_cpu(t);
 			emit_mov_imm(e, H_R10, (uintptr_t)cold->link);
@@ -510,11 +522,9 @@ static void emit_rm_to_scratch(struct translation *t, const struct insn *insn, u
 	emit_store(t->e, in_cpu(CPU_SCRATCH(0)), size == 4 ? H_R11 : reg);
 }
 
-static void emit_push_rm(struct translation *t, const struct insn *insn)
+/* Pushes scratch[0]. */
+static void emit_push_scratch(struct translation *t, unsigned size)
 {
-	unsigned size = insn->operand_size;
-
-	emit_rm_to_scratch(t, insn, size);
 	struct place to = emit_stack_access(t, -(int)size, size, USE_WRITE);
 	unsigned reg = other_scratch(to);
 
@@ -522,6 +532,14 @@ static void emit_push_rm(struct translation *t, const struct insn *insn)
 	emit_sized_store(t, size, to, reg);
 	emit_rsp_add(t, -(int)size);
 	emit_commit(t, USE_WRITE);
+}
+
+static void emit_push_rm(struct translation *t, const struct insn *insn)
+{
+	unsigned size = insn->operand_size;
+
+	emit_rm_to_scratch(t, insn, size);
+	emit_push_scratch(t, size);
 }
 
 static void emit_leave(struct translation *t, const struct insn *insn)
@@ -796,6 +814,30 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 		emit_op(e, false, 0x81, insn->opcode == 0xfc ? 4 : 1, in_cpu(CPU_FIELD(rflags_system)));
 		emit32(e, insn->opcode == 0xfc ? ~FLAG_DF : FLAG_DF);
 		break;
+	case BT_CLI:
+		emit_cli(t);
+		break;
+	case BT_STI:
+		emit_sti(t, insn);
+		break;
+	case BT_STAC:
+	case BT_CLAC:
+		emit_set_ac(t, insn->op == BT_STAC);
+		break;
+	case BT_SWAPGS:
+		emit_swapgs(t);
+		break;
+	case BT_RDTSC:
+	case BT_RDTSCP:
+		emit_rdtsc(t, insn->op == BT_RDTSCP);
+		break;
+	case BT_PUSHF:
+		emit_flags_image(t);
+		emit_push_scratch(t, 8);
+		break;
+	case BT_MOV_FROM_SEGMENT:
+		emit_mov_from_segment(t, insn);
+		break;
 	case BT_OP:
 	default:
 		emit_op_call(t, insn, bt_op_table[insn->op - BT_OP].function, bt_op_table[insn->op - BT_OP].ends);
@@ -980,6 +1022,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	block->link = bt_alloc(bt, (count_branches(&t) + 2) * sizeof(struct block_link));
 	if (!block->link)
 		return NULL;
+	memset(block->link, 0, (count_branches(&t) + 2) * sizeof(struct block_link));
 	compute_liveness(&t, page);
 	plan_groups(&t);
 

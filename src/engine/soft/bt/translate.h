@@ -33,6 +33,8 @@ struct cold_exit {
 	int64_t offset;
 	enum flags_place flags;
 	uint8_t insn;		  /* the branch */
+	uint32_t key;		  /* the mode key there */
+	op_function *op;	  /* instead of an exit: does the instruction in C and leaves */
 };
 
 #define MAX_STUBS (BLOCK_MAX_INSNS * 2)
@@ -60,7 +62,7 @@ struct translation {
 	enum flags_place flags;
 	struct slow_stub stub[MAX_STUBS];
 	unsigned stub_count;
-	struct cold_exit cold[BLOCK_SIDE_EXITS + 2];
+	struct cold_exit cold[BLOCK_SIDE_EXITS + 8];
 	unsigned cold_count;
 	struct native_site site[MAX_SITES];
 	unsigned site_count;

@@ -135,6 +135,7 @@ enum activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_
 #define MODE_ALIGN      (1u << 17) /* CR0.AM and AC and CPL 3: accesses go the careful way, alignment-checked */
 #define MODE_WAIT_TS    (1u << 18) /* CR0.MP and CR0.TS: WAIT raises #NM */
 #define MODE_TSC_DIRECT (1u << 19) /* RDTSC needs no check: not intercepted, CR4.TSD clear or CPL 0 */
+#define MODE_SMAP       (1u << 21) /* CR4.SMAP at CPL 0-2: STAC and CLAC change the class */
 #define MODE_IOPL_OK    (1u << 20) /* CPL <= IOPL: CLI and STI need no check (protected mode) */
 
 struct apic;

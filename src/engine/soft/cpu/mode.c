@@ -40,6 +40,8 @@ void cpu_update_mode(struct cpu *cpu)
 		mode |= TLB_SUPER_AC << MODE_CLASS_SHIFT;
 	else
 		mode |= TLB_SUPER << MODE_CLASS_SHIFT;
+	if (cpl != 3 && (cr4 & CR4_SMAP))
+		mode |= MODE_SMAP;
 	if (!(cr0 & (CR0_EM | CR0_TS))) {
 		mode |= MODE_FPU;
 		if (cr4 & CR4_OSFXSR)

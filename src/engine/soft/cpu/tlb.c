@@ -395,8 +395,15 @@ void tlb_jump_mode(struct cpu *cpu)
 	if (!(state->key[context - state->context].space & SPACE_NONROOT) != !cpu->virt ||
 	    !(cpu->mode & MODE_NONROOT) != !cpu->virt)
 		return;
-	empty_jump_class(context, class);
-	context->jump_mode[class] = cpu->mode;
+	/* Translated code goes from one supervisor class to the other by itself: both change together. */
+	for (unsigned c = class == TLB_USER ? TLB_USER : TLB_SUPER; c <= (class == TLB_USER ? TLB_USER : TLB_SUPER_AC); c++) {
+		uint32_t mode = (cpu->mode & ~(3u << MODE_CLASS_SHIFT)) | c << MODE_CLASS_SHIFT;
+
+		if (context->jump_mode[c] == mode)
+			continue;
+		empty_jump_class(context, c);
+		context->jump_mode[c] = mode;
+	}
 }
 
 void tlb_set_link(struct cpu *cpu, unsigned index, void *code)
