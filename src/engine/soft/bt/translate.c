@@ -1045,9 +1045,9 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	for (t.i = 0; t.i < t.count; t.i++) {
 		bool careful = t.careful;
 
-		/* FS and GS have limits of their own outside 64-bit code. */
+		/* FS and GS have limits of their own outside 64-bit code, and CS is not writable. */
 		if (!t.code64 && (t.insn[t.i].is_memory || t.insn[t.i].op == BT_XLAT) &&
-		    (t.insn[t.i].segment == SEG_FS || t.insn[t.i].segment == SEG_GS))
+		    (t.insn[t.i].segment == SEG_FS || t.insn[t.i].segment == SEG_GS || t.insn[t.i].segment == SEG_CS))
 			t.careful = true;
 		t.access = 0;
 		emit_one(&t, &t.insn[t.i], &t.shape[t.i]);
