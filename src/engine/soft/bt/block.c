@@ -65,12 +65,18 @@ static const uint32_t slots_of_table[] = { 0, CONTEXT_LINKS, GLOBAL_LINKS };
 /* Makes the link lead to code, in every context. */
 static void point_link(struct bt *bt, const struct block_link *link, uint8_t *code)
 {
-	if (link->table == LINK_PATCHED)
+	if (link->table == LINK_PATCHED) {
 		emit_patch(&bt->e, link->patch, code);
-	else if (link->table == LINK_GLOBAL)
+	} else if (link->table == LINK_GLOBAL) {
 		bt->cpu->global_link[link->index] = code;
-	else
+		if (code != link->stub && bt->connected_count <= CONNECTED_LINKS) {
+			if (bt->connected_count < CONNECTED_LINKS)
+				bt->connected[bt->connected_count] = link->index;
+			bt->connected_count++;
+		}
+	} else {
 		tlb_set_link(bt->cpu, link->index, code);
+	}
 }
 
 bool block_link_slot(struct bt *bt, struct block_link *link, unsigned table)
@@ -108,10 +114,15 @@ void bt_reset_links(struct cpu *cpu, struct tlb_tables *tables)
 
 	if (!bt || !bt->stub[LINK_GLOBAL])
 		return;
-	if (tables)
+	if (tables) {
 		memcpy(tables->link, bt->stub[LINK_CONTEXT], bt->slots_used[LINK_CONTEXT] * sizeof(void *));
-	else
+		return;
+	}
+	if (bt->connected_count > CONNECTED_LINKS)
 		memcpy(cpu->global_link, bt->stub[LINK_GLOBAL], bt->slots_used[LINK_GLOBAL] * sizeof(void *));
+	for (uint32_t i = 0; i < bt->connected_count && bt->connected_count <= CONNECTED_LINKS; i++)
+		cpu->global_link[bt->connected[i]] = bt->stub[LINK_GLOBAL][bt->connected[i]];
+	bt->connected_count = 0;
 }
 
 static void unlink_outgoing(struct block_link *link);

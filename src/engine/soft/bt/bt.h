@@ -58,6 +58,7 @@ struct block_link {
 	uint8_t *stub;           /* executable address that it has while unlinked */
 	int32_t target;          /* byte offset from the block's page: 0..4095 may be linked */
 	bool flags_in_cpu;       /* enter the successor by code_mem */
+	bool refused;            /* its successor lies in two pages: found by the jump cache at best */
 	uint32_t key;            /* the mode key at the exit */
 	uint8_t table;           /* LINK_*: how it leads there */
 	uint16_t index;          /* in the table */
@@ -116,6 +117,7 @@ struct page_info {
 };
 
 #define BLOCK_HASH_SLOTS 65536
+#define CONNECTED_LINKS  2048
 
 struct bt {
 	struct cpu *cpu;
@@ -145,6 +147,12 @@ struct bt {
 	 * block was dropped. A slot is reused only when no block runs, since the dropped one may be running.
 	 */
 	void **stub[3];
+	/*
+	 * The global links connected since the last reset, so that a guest that empties its TLB again and again (VMX
+	 * without VPIDs) does not pay for the whole table each time. More than fit: the count says so.
+	 */
+	uint16_t connected[CONNECTED_LINKS];
+	uint32_t connected_count;
 	uint32_t slots_used[3];
 	uint16_t *slot_free[3];
 	uint32_t slots_free[3], slots_dropped[3]; /* the free ones come first, then the dropped ones */
