@@ -134,16 +134,25 @@ static bool is_cacheable_mode(uint32_t mode)
 
 static bool may_cache(const struct cpu *cpu, const struct block *block)
 {
-	if (block->crosses_page || block->key & (KEY_ONE | KEY_SHORT | KEY_NO_GROUPS | MODE_STEP))
+	/* One over two pages may be: a change of either mapping empties the cache. */
+	if (block->key & (KEY_ONE | KEY_SHORT | KEY_NO_GROUPS | MODE_STEP))
 		return false;
 	return is_cacheable_mode(cpu->mode);
 }
 
-static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key, unsigned max_insns)
+/* expected: the block that the way here led to last time, or NULL. */
+static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key, unsigned max_insns,
+				  struct block *expected)
 {
 	const struct fetch_entry *fetch = tlb_fetch(cpu, GLA(linear));
 	uint64_t gpa = fetch->gpa | (linear & (PAGE_SIZE - 1));
-	struct block *block = fetch->host ? block_find(cpu->bt, gpa, key, linear) : NULL;
+	struct block *block = NULL;
+
+	if (expected && !expected->dropped && expected->gpa == gpa && expected->key == key &&
+	    expected->linear == block_linear_key(linear))
+		block = expected;
+	else if (fetch->host)
+		block = block_find(cpu->bt, gpa, key, linear);
 
 	if (block && block->crosses_page && !second_page_holds(cpu, block, linear)) {
 		block_drop(cpu->bt, block);
@@ -197,7 +206,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 
 	bt->careful_key = 0;
 	block_free_slots(bt);
-	if (!one && !link && !(cpu->mode & MODE_STEP) && cpu->clock == ENGINE_CLOCK_REAL) {
+	if (!one && (!link || link->refused) && !(cpu->mode & MODE_STEP) && cpu->clock == ENGINE_CLOCK_REAL) {
 		const struct jump_entry *entry = jump_slot(cpu);
 
 		if (entry->rip == cpu->rip && is_cacheable_mode(cpu->mode))
@@ -206,10 +215,10 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	check_fetch(cpu);
 	if (cpu->mode & MODE_STEP)
 		check_breakpoints(cpu, linear);
-	block = find_or_make(cpu, linear, key, BLOCK_MAX_INSNS);
+	block = find_or_make(cpu, linear, key, BLOCK_MAX_INSNS, link ? link->to : NULL);
 	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC && cpu->budget < block->insn_count) {
 		one |= KEY_SHORT;
-		block = find_or_make(cpu, linear, key | KEY_SHORT, cpu->budget);
+		block = find_or_make(cpu, linear, key | KEY_SHORT, cpu->budget, NULL);
 	}
 	if (may_cache(cpu, block)) {
 		struct jump_entry *entry = jump_slot(cpu);
@@ -217,9 +226,12 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		entry->rip = cpu->rip;
 		entry->code = block->code_mem;
 	}
-	if (link && bt->flushes == flushes && !one && !block->crosses_page && !(cpu->mode & MODE_STEP) &&
-	    cpu->mode == link->key && may_link(cpu, link, linear))
-		block_link_to(bt, link, block);
+	if (link && bt->flushes == flushes && !one) {
+		if (block->crosses_page)
+			link->refused = true;
+		else if (!(cpu->mode & MODE_STEP) && cpu->mode == link->key && may_link(cpu, link, linear))
+			block_link_to(bt, link, block);
+	}
 	next = enter_code(cpu, block->code_mem, linear);
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
