@@ -422,7 +422,7 @@ static void invlpg_in_a_large_page_removes_every_piece(void **state)
 
 static struct jump_entry *jump_fill(enum tlb_class class, uint64_t rip)
 {
-	struct jump_entry *entry = &cpu->region->tables.jump[class][rip % JUMP_CACHE_SLOTS];
+	struct jump_entry *entry = &cpu->region->tables.jump[class][rip % jump_cache_slots(class)];
 
 	tlb_fetch(cpu, GLA(rip));
 	entry->rip = rip;

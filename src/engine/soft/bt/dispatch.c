@@ -124,7 +124,9 @@ static bool second_page_holds(struct cpu *cpu, struct block *block, uint64_t lin
 
 static struct jump_entry *jump_slot(struct cpu *cpu)
 {
-	return &cpu->region->tables.jump[MODE_CLASS(cpu->mode)][cpu->rip & (JUMP_CACHE_SLOTS - 1)];
+	enum tlb_class class = MODE_CLASS(cpu->mode);
+
+	return &cpu->region->tables.jump[class][cpu->rip & (jump_cache_slots(class) - 1)];
 }
 
 static bool is_cacheable_mode(uint32_t mode)

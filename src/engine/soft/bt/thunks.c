@@ -159,7 +159,7 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 	kicked = emit_branch_later(e, CC_NE);
 	emit_op(e, false, 0x8b, H_R10, in_reg(H_R11));
 	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots - 1 */
-	emit32(e, JUMP_CACHE_SLOTS - 1);
+	emit32(e, jump_cache_slots(class) - 1);
 	emit_op(e, false, 0xc1, 4, in_reg(H_R10)); /* shl r10d, 4 */
 	emit8(e, 4);
 	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, JUMP_TABLE(class)));

@@ -64,8 +64,8 @@ static void empty_jump_class(struct tlb_context *context, unsigned class)
 	{ extern uint64_t dbg_jf[]; dbg_jf[class]++; }
 	bt_reset_links(cpu_of(context), &context->region->tables);
 	/* Guests do jump to FFFFFFFF_FFFFFFFFH, so the slot of that rip is empty by another. */
-	memset(entry, 0xff, sizeof(context->region->tables.jump[class]));
-	entry[JUMP_CACHE_SLOTS - 1].rip = 0;
+	memset(entry, 0xff, jump_cache_slots(class) * sizeof(*entry));
+	entry[jump_cache_slots(class) - 1].rip = 0;
 }
 
 static void empty_jumps(struct tlb_context *context)
@@ -418,15 +418,14 @@ void tlb_forget_jump(struct cpu *cpu, unsigned page_offset, const void *code)
 {
 	struct tlb_state *state = tlb_state_of(cpu);
 
-	/* A slot is chosen by the low bits of rip, which are the same wherever the page is mapped. */
-	_Static_assert(JUMP_CACHE_SLOTS == PAGE_SIZE, "one slot per page offset");
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
-		for (unsigned class = 0; class < TLB_CLASSES; class ++) {
-			struct jump_entry *entry = &state->context[i].region->tables.jump[class][page_offset];
+		for (unsigned class = 0; class < TLB_CLASSES; class ++)
+			for (unsigned slot = page_offset; slot < jump_cache_slots(class); slot += PAGE_SIZE) {
+				struct jump_entry *entry = &state->context[i].region->tables.jump[class][slot];
 
-			if (entry->code == code)
-				*entry = (struct jump_entry){page_offset == JUMP_CACHE_SLOTS - 1 ? 0 : ~0ull, NULL};
-		}
+				if (entry->code == code)
+					*entry = (struct jump_entry){slot ^ 1, NULL}; /* another slot's */
+			}
 }
 
 void tlb_flush_jumps(struct cpu *cpu, bool all_contexts)

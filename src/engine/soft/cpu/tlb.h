@@ -27,7 +27,7 @@
 struct cpu;
 
 #define TLB_SLOTS        4096
-#define JUMP_CACHE_SLOTS 4096
+#define JUMP_CACHE_SLOTS 16384 /* of the largest class: see jump_cache_slots */
 #define FETCH_SLOTS      256
 #define CPU_AREA_SIZE    (320 * 1024) /* bytes of struct cpu's alias at the start of each region */
 #define CONTEXT_LINKS    8192 /* direct branches out of a page, per context */
@@ -74,6 +74,13 @@ struct tlb_region {
 	uint8_t cpu_area[CPU_AREA_SIZE];
 	struct tlb_tables tables;
 };
+
+/* A kernel is larger than most programs, and its jump cache is emptied less often. A slot is chosen by the low
+ * bits of rip, so that the page offset narrows it down to a few. */
+static inline unsigned jump_cache_slots(enum tlb_class class)
+{
+	return class == TLB_SUPER ? JUMP_CACHE_SLOTS : PAGE_SIZE;
+}
 
 static inline unsigned tlb_slot(uint64_t gla)
 {
