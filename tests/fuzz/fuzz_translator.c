@@ -817,10 +817,10 @@ static void gen_vector_memory(void)
 		put_legacy(pick(2) ? 0x66 : 0, false, false, false, 1, 0xf7, pick(8), reg_operand(pick(8)), 0, 0);
 		return;
 	}
-	/* small indices: pand with a constant is too long a way; shift them right until they are small */
-	put_vex(1, 1, false, true, 5, 0x72, 2, reg_operand(6), 1, 21);	/* vpsrld ymm5, ymm6, 21 */
+	/* Indices that stay within DATA: what a gather has done before it faults differs between hosts. */
+	put_vex(1, 1, false, true, 5, 0x72, 2, reg_operand(6), 1, 22);	/* vpsrld ymm5, ymm6, 22 */
 	if (pick(2))
-		put_vex(1, 1, false, true, 5, 0x73, 2, reg_operand(6), 1, 53); /* vpsrlq: for 64-bit indices */
+		put_vex(1, 1, false, true, 5, 0x73, 2, reg_operand(6), 1, 54); /* vpsrlq: for 64-bit indices */
 	put_mov_imm(base, DATA + 64);
 	put_vex(2, 1, w, l, 7, 0x90 + pick(2) * 2, 8,
 		(struct operand){ .memory = true, .base = base, .index = 5, .scale = scale, .disp = 8 }, 0, 0);
