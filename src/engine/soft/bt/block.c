@@ -34,6 +34,12 @@ struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t lin
 	return NULL;
 }
 
+/* In the list of `page` as its second page. Both may be the same one, mapped twice: then the first counts. */
+static bool is_second_page(const struct block *block, uint64_t page)
+{
+	return block->crosses_page && (block->gpa2 >> PAGE_SHIFT) == page && (block->gpa >> PAGE_SHIFT) != page;
+}
+
 static void add_to_page(struct bt *bt, struct block *block, uint64_t page, bool second)
 {
 	struct page_info *info = &bt->pages[page];
@@ -54,9 +60,11 @@ void block_insert(struct bt *bt, struct block *block)
 	block->hash_next = *slot;
 	*slot = block;
 	bt->in_order[bt->in_order_count++] = block;
-	add_to_page(bt, block, block->gpa >> PAGE_SHIFT, false);
 	/* An instruction reaches at most 14 bytes into the second page: its first granule. */
-	if (block->crosses_page)
+	if (block->crosses_page && !is_second_page(block, block->gpa2 >> PAGE_SHIFT))
+		block->granules |= 1;
+	add_to_page(bt, block, block->gpa >> PAGE_SHIFT, false);
+	if (is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		add_to_page(bt, block, block->gpa2 >> PAGE_SHIFT, true);
 }
 
@@ -154,11 +162,9 @@ static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
 	struct block **next = &bt->pages[page].blocks;
 
 	while (*next && *next != block)
-		next = *next && (*next)->crosses_page && ((*next)->gpa2 >> PAGE_SHIFT) == page ? &(*next)->page2_next
-											       : &(*next)->page_next;
+		next = is_second_page(*next, page) ? &(*next)->page2_next : &(*next)->page_next;
 	if (*next)
-		*next = block->crosses_page && (block->gpa2 >> PAGE_SHIFT) == page ? block->page2_next
-										    : block->page_next;
+		*next = is_second_page(block, page) ? block->page2_next : block->page_next;
 }
 
 static void unlink_outgoing(struct block_link *link)
@@ -204,7 +210,7 @@ void block_drop(struct bt *bt, struct block *block)
 	}
 	tlb_forget_jump(bt->cpu, block->gpa & (PAGE_SIZE - 1), block->code_mem);
 	remove_from_list(bt, block, block->gpa >> PAGE_SHIFT);
-	if (block->crosses_page)
+	if (is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		remove_from_list(bt, block, block->gpa2 >> PAGE_SHIFT);
 }
 
@@ -249,7 +255,7 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 	bool dropped = false;
 
 	for (struct block *b = bt->pages[page].blocks; b; b = next) {
-		bool second = b->crosses_page && (b->gpa2 >> PAGE_SHIFT) == page && (b->gpa >> PAGE_SHIFT) != page;
+		bool second = is_second_page(b, page);
 		uint64_t mine = second ? 1 : b->granules;
 
 		next = second ? b->page2_next : b->page_next;

@@ -53,7 +53,6 @@ static struct cpu *cpu_of(const struct tlb_context *context)
 	return ((const struct cpu *)context->region->cpu_area)->self;
 }
 
-uint64_t dbg_jf[4];
 static void empty_jump_class(struct tlb_context *context, unsigned class)
 {
 	struct jump_entry *entry = context->region->tables.jump[class];
@@ -61,7 +60,6 @@ static void empty_jump_class(struct tlb_context *context, unsigned class)
 	if (!context->jump_used[class])
 		return;
 	context->jump_used[class] = false;
-	{ extern uint64_t dbg_jf[]; dbg_jf[class]++; }
 	bt_reset_links(cpu_of(context), &context->region->tables);
 	/* Guests do jump to FFFFFFFF_FFFFFFFFH, so the slot of that rip is empty by another. */
 	memset(entry, 0xff, jump_cache_slots(class) * sizeof(*entry));
