@@ -1,9 +1,15 @@
 /* The software engine behind engine.h: creation, messages between vCPUs, and the way in from other threads. */
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "engine/engine.h"
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/native_signal.h"
 #include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/msr.h"
@@ -20,10 +26,16 @@ struct engine_vcpu {
 	struct engine_vm *vm;
 	struct cpu *cpu;
 	bool thread_ready;
+	atomic_bool running; /* inside vcpu_run */
+	pid_t thread_id;     /* written before running is */
+	bool kick_seen;      /* the watchdog's */
 };
 
 struct engine_vm {
 	struct engine_config config;
+	pthread_t watchdog;
+	bool has_watchdog;
+	atomic_bool ending;
 	unsigned count;
 	struct engine_vcpu vcpu[SOFT_CPUS_MAX];
 };
@@ -34,6 +46,32 @@ static void kick(struct cpu *cpu, uint32_t async)
 	__atomic_fetch_or(&cpu->pending_async, async, __ATOMIC_RELEASE);
 	__atomic_store_n(&cpu->kick, 1, __ATOMIC_RELEASE);
 	bt_wake(cpu);
+}
+
+/*
+ * Translated code looks at the kick word in every loop of an honest address space. One that maps a page at many
+ * linear addresses can run on through links that only ever lead forward: a vCPU that has not looked for two ticks
+ * gets a signal, whose handler (native_rescue) disconnects its links.
+ */
+#define WATCHDOG_TICK_NS 20000000
+
+static void *watchdog(void *context)
+{
+	struct engine_vm *vm = context;
+	const struct timespec tick = { .tv_nsec = WATCHDOG_TICK_NS };
+
+	while (!atomic_load(&vm->ending)) {
+		nanosleep(&tick, NULL);
+		for (unsigned i = 0; i < vm->count; i++) {
+			struct engine_vcpu *vcpu = &vm->vcpu[i];
+			bool kicked = atomic_load(&vcpu->running) && __atomic_load_n(&vcpu->cpu->kick, __ATOMIC_ACQUIRE);
+
+			if (kicked && vcpu->kick_seen)
+				syscall(SYS_tgkill, getpid(), vcpu->thread_id, native_rescue_signal());
+			vcpu->kick_seen = kicked;
+		}
+	}
+	return NULL;
 }
 
 static int soft_vm_create(struct engine_vm **vm, const struct engine_config *config)
@@ -62,6 +100,10 @@ static void soft_vm_destroy(struct engine_vm *vm)
 {
 	if (!vm)
 		return;
+	if (vm->has_watchdog) {
+		atomic_store(&vm->ending, true);
+		pthread_join(vm->watchdog, NULL);
+	}
 	for (unsigned i = 0; i < vm->count; i++)
 		destroy_cpu(vm->vcpu[i].cpu);
 	free(vm);
@@ -92,7 +134,8 @@ static int soft_vcpu_create(struct engine_vm *vm, unsigned index, struct engine_
 		return error_set(ENOMEM, "not enough memory for vCPU %u", index);
 	}
 	cpu_reset(cpu, false);
-	vm->vcpu[index] = (struct engine_vcpu){ .vm = vm, .cpu = cpu };
+	vm->vcpu[index].vm = vm;
+	vm->vcpu[index].cpu = cpu;
 	vm->count++;
 	*vcpu = &vm->vcpu[index];
 	return 0;
@@ -103,9 +146,17 @@ static enum engine_exit soft_vcpu_run(struct engine_vcpu *vcpu)
 	if (!vcpu->thread_ready) {
 		if (bt_thread_init(vcpu->cpu) < 0)
 			return ENGINE_EXIT_ERROR;
+		vcpu->thread_id = gettid();
 		vcpu->thread_ready = true;
+		if (vcpu->cpu->index == 0 && !vcpu->vm->has_watchdog)
+			vcpu->vm->has_watchdog = !pthread_create(&vcpu->vm->watchdog, NULL, watchdog, vcpu->vm);
 	}
-	return bt_run(vcpu->cpu);
+	enum engine_exit exit;
+
+	atomic_store(&vcpu->running, true);
+	exit = bt_run(vcpu->cpu);
+	atomic_store(&vcpu->running, false);
+	return exit;
 }
 
 static void soft_vcpu_kick(struct engine_vcpu *vcpu)

@@ -154,6 +154,15 @@ bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, st
 	return true;
 }
 
+/* Async-signal-safe: copies words. What the interrupted code is just connecting, the next tick disconnects. */
+void native_rescue(void)
+{
+	struct cpu *cpu = running;
+
+	if (cpu && cpu->bt && cpu->bt->gs_base)
+		bt_reset_links(cpu, &cpu->bt->gs_base->tables);
+}
+
 int bt_thread_init(struct cpu *cpu)
 {
 	if (native_signals_init() < 0)

@@ -32,6 +32,17 @@ static void on_native_fault(int number, siginfo_t *info, void *context)
 	gregs[REG_RIP] = redirect.rip;
 }
 
+int native_rescue_signal(void)
+{
+	return SIGURG;
+}
+
+static void on_rescue(int number)
+{
+	(void)number;
+	native_rescue();
+}
+
 int native_signals_init(void)
 {
 	static const int signals[] = { SIGFPE, SIGSEGV, SIGBUS };
@@ -44,6 +55,9 @@ int native_signals_init(void)
 	sigemptyset(&action.sa_mask);
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
 		sigaction(signals[i], &action, NULL);
+	struct sigaction rescue = { .sa_handler = on_rescue, .sa_flags = SA_RESTART | SA_ONSTACK };
+
+	sigaction(native_rescue_signal(), &rescue, NULL);
 	return 0;
 }
 

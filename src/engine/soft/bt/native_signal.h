@@ -20,4 +20,9 @@ void native_signals_end(void);
  * guest's doing. */
 bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, struct native_redirect *redirect);
 
+/* The number of the signal that makes a vCPU's thread call native_rescue(). */
+int native_rescue_signal(void);
+/* Provided by create.c; called in the handler: translated code of this thread's vCPU finds its way to the dispatcher. */
+void native_rescue(void);
+
 #endif
