@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/time.h"
 #include "util/error.h"
 
 #define RAM_SIZE  (4u << 20)
@@ -24,6 +25,8 @@ static uint8_t *ram;
 static uint64_t guest_code, guest_data;
 static uint64_t vector_seen;
 static bool planted;
+static unsigned cut_every;
+static uint64_t start_ticks, end_ticks;
 
 static uint32_t no_pio_read(void *context, uint16_t port, unsigned size)
 {
@@ -61,10 +64,19 @@ static uint64_t no_clock(void *context)
 	return 0;
 }
 
+static void no_advance(void *context, uint64_t now_ns)
+{
+}
+
+static uint64_t next_cut(void *context)
+{
+	return cut_every ? cpu_now_ns(cpu) + cut_every : UINT64_MAX;
+}
+
 static const struct engine_host host = {
 	.memory = &memory, .pio_read = no_pio_read, .pio_write = no_pio_write, .mmio_read = no_mmio_read,
 	.mmio_write = no_mmio_write, .interrupt_acknowledge = no_acknowledge, .eoi = no_eoi, .timer_arm = no_timer,
-	.clock_ns = no_clock,
+	.clock_ns = no_clock, .clock_advance = no_advance, .next_deadline = next_cut,
 };
 
 /* The guest has no IDT. An exception ends its run here, before it would be delivered. */
@@ -108,7 +120,8 @@ static void map_pages(uint64_t linear, uint64_t gpa, size_t size, unsigned table
 		pt[(linear >> 12 & 511) + i] = (gpa + i * PAGE_SIZE) | 3;
 }
 
-bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t data_size, bool plant)
+bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t data_size, bool plant,
+			 bool counted)
 {
 	static struct engine_config config;
 	struct cpu_model_request request = { .cpu_count = 1 };
@@ -122,6 +135,10 @@ bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t 
 	guest_data = data;
 	planted = plant;
 	config = (struct engine_config){ .host = &host, .cpu_model = &model, .cpu_count = 1 };
+	if (counted) {
+		config.clock = ENGINE_CLOCK_DETERMINISTIC;
+		request.tsc_hz = 1000000000;
+	}
 	if (cpu_model_make(&model, &request) < 0 || engine_soft.vm_create(&vm, &config) < 0 ||
 	    engine_soft.vcpu_create(vm, 0, &vcpu) < 0) {
 		fprintf(stderr, "fuzz_translator: %s\n", error_text());
@@ -181,13 +198,31 @@ const uint8_t *differential_run(const struct differential_state *in, struct diff
 	tlb_select_context(cpu);
 	cpu_update_mode(cpu);
 	vector_seen = ~0ull;
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC) {
+		/* a new budget, by the present cut_every */
+		cpu->retired -= (uint64_t)cpu->budget;
+		cpu->budget = 0;
+	}
+	start_ticks = time_ticks(cpu);
 	bt_run(cpu);
+	end_ticks = time_ticks(cpu);
 	memcpy(out->gpr, cpu->gpr, sizeof(out->gpr));
 	out->rip = cpu->rip;
 	out->rflags = cpu_rflags(cpu);
 	out->vector = vector_seen;
 	memcpy(out->fpu, cpu->fpu_area, sizeof(out->fpu));
 	return ram + DATA_GPA;
+}
+
+void differential_vary(unsigned cut, unsigned tune_off)
+{
+	cut_every = cut;
+	cpu->tune_off = tune_off;
+}
+
+uint64_t differential_instructions(void)
+{
+	return end_ticks - start_ticks;
 }
 
 bool differential_has_avx(void)

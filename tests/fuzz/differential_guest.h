@@ -20,8 +20,16 @@ struct differential_state {
 
 _Static_assert(offsetof(struct differential_state, fpu) == 192, "known to assembly");
 
-/* False with a message on standard error where it cannot be created. plant: with a known defect. */
-bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t data_size, bool plant);
+/* False with a message on standard error where it cannot be created. plant: with a known defect. counted: under the
+ * deterministic clock. */
+bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t data_size, bool plant, bool counted);
+/*
+ * Deterministic clock: how the next runs are cut and translated. Every `cut` instructions at most a timer is due
+ * (0: never); tune_off: ENGINE_TUNE_*.
+ */
+void differential_vary(unsigned cut, unsigned tune_off);
+/* Deterministic clock: instructions that the last run retired. */
+uint64_t differential_instructions(void);
 /* Runs the bytes from `in`; returns the guest's data afterwards. */
 const uint8_t *differential_run(const struct differential_state *in, struct differential_state *out,
 				const uint8_t *code, size_t code_size, const uint8_t *data, size_t data_size);

@@ -3,11 +3,15 @@
  * the same state, and must leave the same registers, flags, vector registers, x87 stack and memory, or the same
  * fault at the same instruction.
  *
- *	fuzz_translator [--seed N] [--count N] [--length N] [--group NAME] [--plant] [--verbose]
+ *	fuzz_translator [--seed N] [--count N] [--length N] [--group NAME] [--plant] [--verbose] [--deterministic]
  *
  * --plant puts a known defect into the translator (it believes that INC overwrites CF, and that ADC does not
  * read it) and succeeds only when the fuzzer finds it. A failure prints the seed, the bytes and what differs;
  * `--seed N --count 1` repeats it alone.
+ *
+ * --deterministic runs each sequence under the deterministic clock, three times: as it is, cut into pieces by timers with
+ * parts of the translator off, and one instruction at a time. All must agree with the host, also in the flags at a
+ * fault, and on the number of instructions.
  *
  * The same linear addresses are used on both sides: CODE and DATA are mapped at fixed places of this process,
  * and by the guest's page tables. A sequence ends with UD2, so that both sides stop by #UD; another fault stops
@@ -54,6 +58,7 @@ static uint64_t native_target __attribute__((used)) = CODE;
 static sigjmp_buf native_return;
 static volatile bool native_running;
 static struct sigaction previous[65];
+static bool deterministic;
 
 static void on_signal(int number, siginfo_t *info, void *context)
 {
@@ -942,8 +947,8 @@ static bool compare(const struct differential_state *native, const struct differ
 	bad |= differ("rip", native->rip, translated->rip);
 	for (unsigned i = 0; i < 16; i++)
 		bad |= differ(names[i], native->gpr[i], translated->gpr[i]);
-	/* Flags that nothing reads any more are not kept for a fault in mid-sequence. */
-	if (native->vector == 6)
+	/* Flags that nothing reads any more are not kept for a fault in mid-sequence under the real clock. */
+	if (native->vector == 6 || deterministic)
 		bad |= differ("rflags", native->rflags & 0xcd5, translated->rflags & 0xcd5);
 	bad |= differ("mxcsr", *(uint32_t *)(native->fpu + 24), *(uint32_t *)(translated->fpu + 24));
 	bad |= differ("fcw", *(uint16_t *)native->fpu, *(uint16_t *)translated->fpu);
@@ -1005,7 +1010,27 @@ static bool try_seed(uint64_t seed, unsigned length, bool verbose)
 
 	if (native_out.vector != 6 && native_out.vector != translated.vector && verbose)
 		printf("native vector %lu\n", (unsigned long)native_out.vector);
-	return compare(&native_out, &translated, data_translated);
+	bool bad = compare(&native_out, &translated, data_translated);
+
+	if (deterministic) {
+		uint64_t instructions = differential_instructions();
+
+		for (unsigned i = 0; i < 2; i++) {
+			if (i == 0)
+				differential_vary(1 + pick(9), pick(64));
+			else
+				differential_vary(1, 0);
+			data_translated = differential_run(&native_in, &translated, code, code_length, data_before, DATA_SIZE);
+			bad |= compare(&native_out, &translated, data_translated);
+			if (instructions != differential_instructions()) {
+				printf("  %lu instructions, and cut %lu\n", (unsigned long)instructions,
+				       (unsigned long)differential_instructions());
+				bad = true;
+			}
+		}
+		differential_vary(0, 0);
+	}
+	return bad;
 }
 
 int main(int argc, char **argv)
@@ -1028,6 +1053,8 @@ int main(int argc, char **argv)
 			only_group = argv[++i];
 		else if (!strcmp(argv[i], "--plant"))
 			plant = true;
+		else if (!strcmp(argv[i], "--deterministic"))
+			deterministic = true;
 		else if (!strcmp(argv[i], "--verbose"))
 			verbose = true;
 		else {
@@ -1037,7 +1064,7 @@ int main(int argc, char **argv)
 	}
 	map_fixed(CODE, CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC);
 	map_fixed(DATA, DATA_SIZE, PROT_READ | PROT_WRITE);
-	if (!differential_create(CODE, CODE_SIZE, DATA, DATA_SIZE, plant))
+	if (!differential_create(CODE, CODE_SIZE, DATA, DATA_SIZE, plant, deterministic))
 		return 2;
 	sigaltstack(&alternate, NULL);
 	for (unsigned i = 0; i < 5; i++) {
