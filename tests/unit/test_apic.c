@@ -468,7 +468,7 @@ static void one_shot_counts_down_once(void **state)
 	put(cpu, LVT_TIMER, 0x40);
 	put(cpu, TDCR, 0xb); /* divide by 1 */
 	put(cpu, TMICT, 1000);
-	assert_int_equal(seen.armed_ns, 1000000 + 40000 + 1);
+	assert_int_equal(seen.armed_ns, 1000000 + 40000);
 	cpu->retired += 10000;
 	assert_int_equal(get(cpu, TMCCT), 750);
 	apic_collect(cpu);
@@ -521,7 +521,7 @@ static void deadline_fires_when_the_tsc_reaches_it(void **state)
 	assert_int_equal(value, 0);
 	assert_true(apic_write_msr(cpu, 0x832, 0x400ec));
 	assert_true(apic_write_msr(cpu, 0x6e0, 2000000));
-	assert_int_equal(seen.armed_ns, 2000001);
+	assert_int_equal(seen.armed_ns, 2000000);
 	cpu->retired = 1999999;
 	apic_collect(cpu);
 	assert_int_equal(apic_pending_vector(cpu), -1);
@@ -554,9 +554,9 @@ static void a_later_deadline_leaves_the_alarm_standing(void **state)
 	apic_collect(cpu); /* it rings early and is set again */
 	assert_int_equal(apic_pending_vector(cpu), -1);
 	assert_int_equal(seen.arms, 2);
-	assert_int_equal(seen.armed_ns, 3000001);
+	assert_int_equal(seen.armed_ns, 3000000);
 	apic_write_msr(cpu, 0x6e0, 2500000); /* an earlier one must be heard of */
-	assert_int_equal(seen.armed_ns, 2500001);
+	assert_int_equal(seen.armed_ns, 2500000);
 	apic_write_msr(cpu, 0x6e0, 0);
 	cpu->retired = 4000000;
 	apic_collect(cpu);
@@ -572,7 +572,7 @@ static void changing_the_tsc_moves_the_deadline(void **state)
 	apic_write_msr(cpu, 0x6e0, 2000000);
 	cpu->msr.tsc_adjust = 500000;
 	apic_tsc_changed(cpu);
-	assert_int_equal(seen.armed_ns, 1500001);
+	assert_int_equal(seen.armed_ns, 1500000);
 	cpu->retired = 1500000;
 	apic_collect(cpu);
 	assert_int_equal(apic_acknowledge(cpu), 0xec);

@@ -71,7 +71,7 @@ static void every_option_reaches_its_field(void **state)
 	assert_int_equal(PARSE("--kernel=k", "--initrd", "i", "--append", "a b", "--memory", "512M", "--cpus", "4",
 			       "--cpu", "x86-64-v2,+aes,-popcnt", "--nested", "off", "--vmx-firmware", "unlocked",
 			       "--hypervisor-leaf", "off", "--engine", "soft", "--serial", "file:out", "--serial",
-			       "null", "--clock", "deterministic", "--tsc", "2000000000", "--on-reset", "restart",
+			       "null", "--clock", "real", "--tsc", "2000000000", "--state-hash", "--on-reset", "restart",
 			       "--trace", "vmx,io", "--tune-off", "chain,fast-tlb", "--boot", "setup", "--module",
 			       "m one two"),
 			 0);
@@ -89,7 +89,8 @@ static void every_option_reaches_its_field(void **state)
 	assert_int_equal(machine->engine, MACHINE_ENGINE_SOFT);
 	assert_string_equal(machine->serial[0], "file:out");
 	assert_string_equal(machine->serial[1], "null");
-	assert_int_equal(machine->clock, ENGINE_CLOCK_DETERMINISTIC);
+	assert_int_equal(machine->clock, ENGINE_CLOCK_REAL);
+	assert_true(options.state_hash);
 	assert_int_equal(machine->cpu.tsc_hz, 2000000000);
 	assert_int_equal(machine->on_reset, MACHINE_ON_RESET_RESTART);
 	assert_int_equal(machine->trace, ENGINE_TRACE_VMX | ENGINE_TRACE_IO);
@@ -113,7 +114,21 @@ static void a_deterministic_run_takes_the_software_engine(void **state)
 {
 	assert_int_equal(PARSE("--kernel", "k", "--clock", "deterministic"), 0);
 	assert_int_equal(options.machine.engine, MACHINE_ENGINE_SOFT);
+	assert_int_equal(options.machine.clock, ENGINE_CLOCK_DETERMINISTIC);
+	assert_false(options.state_hash);
 	refused(PARSE("--kernel", "k", "--clock", "deterministic", "--engine", "kvm"), "--engine soft");
+}
+
+/* Its TSC counts instructions, at a rate that is not the host's: at most one per ns, so that ns and ticks convert
+ * without loss. */
+static void a_deterministic_run_has_its_own_rate(void **state)
+{
+	assert_int_equal(PARSE("--kernel", "k", "--clock", "deterministic"), 0);
+	assert_int_equal(options.machine.cpu.tsc_hz, 1000000000);
+	assert_int_equal(PARSE("--kernel", "k", "--clock", "deterministic", "--tsc", "250000000"), 0);
+	assert_int_equal(options.machine.cpu.tsc_hz, 250000000);
+	refused(PARSE("--kernel", "k", "--clock", "deterministic", "--tsc", "2000000000"), "at most 1000000000");
+	refused(PARSE("--kernel", "k", "--clock", "deterministic", "--cpus", "2"), "--cpus 1");
 }
 
 static void help_needs_nothing_else(void **state)
@@ -226,6 +241,7 @@ int main(void)
 		cmocka_unit_test(every_option_reaches_its_field),
 		cmocka_unit_test(features_need_no_model),
 		cmocka_unit_test(a_deterministic_run_takes_the_software_engine),
+		cmocka_unit_test(a_deterministic_run_has_its_own_rate),
 		cmocka_unit_test(help_needs_nothing_else),
 		cmocka_unit_test(sizes_have_units),
 		cmocka_unit_test(bad_values_are_named),

@@ -293,6 +293,7 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 			*exit = ENGINE_EXIT_SHUTDOWN;
 			return false;
 		}
+		fpu_stash(cpu);
 		bt_wait(cpu);
 		return true;
 	}
