@@ -255,6 +255,10 @@ void guest_main(void)
 	counts();
 	deadlines();
 	rule("Code under timer interrupts");
+	outb(0x43, 0x34); /* PIT and HPET count on */
+	outb(0x40, 0);
+	outb(0x40, 0);
+	*(volatile uint32_t *)0xfed00010ul = 1;
 	start_firing();
 	for (unsigned i = 0; i < 20; i++) {
 		result = result * 7 + self_modifying(100);
