@@ -294,6 +294,7 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 			return false;
 		}
 		fpu_stash(cpu);
+		fpu_stash(cpu);
 		bt_wait(cpu);
 		return true;
 	}
