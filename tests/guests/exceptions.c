@@ -7,6 +7,8 @@
 #define GDT_OWN(n) runtime_gdt[(OWN >> 3) + (n)]
 
 /* SDM, Interrupt 0-Divide Error; 3-Breakpoint; 6-Invalid Opcode. */
+uint64_t saved_rsp; /* of a branch under test; written by its assembly */
+
 static void computing(void)
 {
 	RAISES("#DE: DIV by zero is a fault", 0, 0, AT("divl %%ecx"), "a"(1), "d"(0), "c"(0));
@@ -147,6 +149,11 @@ static void segment_faults(void)
 	RAISES("#SS: a non-canonical address off RBP", 12, 0,
 	       "mov %%rbp, %%rdx\n\tmov %%rdi, %%rbp\n\t" AT("mov (%%rbp), %%eax"), "D"(1ul << 47));
 	RAISES("#GP: an access that runs into the hole", 13, 0, AT("mov -4(%%rdi), %%rax"), "D"(1ul << 47));
+	RAISES("#GP: a jump to a non-canonical address faults at the jump", 13, 0, AT("jmp *%%rdi"), "D"(1ul << 47));
+	RAISES("#GP: so does a call, RSP unchanged", 13, 0, "mov %%rsp, saved_rsp\n\t" AT("call *%%rdi"), "D"(1ul << 47));
+	CHECK_EQ(last_frame.rsp, saved_rsp);
+	RAISES("#GP: so does RET, RSP unchanged", 13, 0, "push %%rdi\n\tmov %%rsp, saved_rsp\n\t" AT("ret"), "D"(1ul << 47));
+	CHECK_EQ(last_frame.rsp, saved_rsp);
 	NO_RAISE("INVLPG of a non-canonical address does nothing", "invlpg (%%rdi)", "D"(1ul << 47));
 }
 

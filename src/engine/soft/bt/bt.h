@@ -254,6 +254,16 @@ static inline void bt_take(struct cpu *cpu, unsigned instructions)
 		cpu->budget -= instructions;
 }
 
+/*
+ * cpu->branch, set by indirect branches of 64-bit code on their way out: bit 31, the bytes that RET n drops 29:14,
+ * the kind 13:12, the branch's page offset 11:0.
+ */
+enum branch_kind { BRANCH_JMP, BRANCH_CALL, BRANCH_RET };
+#define BRANCH_RECORD(kind, offset, extra) (1u << 31 | (uint32_t)(extra) << 14 | (uint32_t)(kind) << 12 | (offset))
+#define BRANCH_EXTRA(b)	 (((b) >> 14) & 0xffff)
+#define BRANCH_KIND(b)	 (((b) >> 12) & 3)
+#define BRANCH_OFFSET(b) ((b) & 0xfff)
+
 /* rip for a page offset of the running block. */
 static inline uint64_t bt_rip(const struct cpu *cpu, unsigned page_offset)
 {

@@ -175,6 +175,21 @@ static bool may_link(struct cpu *cpu, const struct block_link *link, uint64_t li
 	return link->table != LINK_GLOBAL || (cpu->cr4 & CR4_PGE && tlb_fetch(cpu, GLA(linear))->global);
 }
 
+/* SDM, JMP, CALL and RET: #GP(0) belongs to the branch, which then has changed nothing. */
+static _Noreturn void fault_at_branch(struct cpu *cpu)
+{
+	uint32_t branch = cpu->branch;
+
+	cpu->rip = bt_rip(cpu, BRANCH_OFFSET(branch));
+	if (BRANCH_KIND(branch) == BRANCH_CALL)
+		cpu->gpr[REG_RSP] += 8;
+	else if (BRANCH_KIND(branch) == BRANCH_RET)
+		cpu->gpr[REG_RSP] -= 8 + BRANCH_EXTRA(branch);
+	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
+		cpu->budget++; /* what faults does not count */
+	cpu_raise_error(cpu, VECTOR_GP, 0);
+}
+
 /* Runs translated code that starts at cpu->rip, whose linear address is given. Returns the exit it left by. */
 static struct block_link *enter_code(struct cpu *cpu, const void *code, uint64_t linear)
 {
@@ -188,9 +203,12 @@ static struct block_link *enter_code(struct cpu *cpu, const void *code, uint64_t
 		fpu_unstash(cpu);
 	if (bt->gs_base != cpu->region)
 		bt_set_gs(bt, cpu->region);
+	cpu->branch = 0;
 	next = (struct block_link *)bt->enter(cpu, code);
 	if (next)
 		cpu->rip = bt_rip(cpu, next->target);
+	else if (cpu->branch && cpu->mode & MODE_CODE64 && !is_canonical(cpu->rip))
+		fault_at_branch(cpu);
 	return next;
 }
 

@@ -166,6 +166,16 @@ static void emit_indirect_exit(struct translation *t)
 	emit_jmp(t->e, cached ? t->bt->jump_cached[MODE_CLASS(t->key)] : t->bt->exit_indirect);
 }
 
+/* JMP, CALL and RET to r11: the dispatcher must find the branch where the target is not canonical. */
+static void emit_branch_exit(struct translation *t, enum branch_kind kind, uint16_t extra)
+{
+	if (t->code64) {
+		emit_op(t->e, false, 0xc7, 0, in_cpu(CPU_FIELD(branch)));
+		emit32(t->e, BRANCH_RECORD(kind, t->offset[t->i], extra));
+	}
+	emit_indirect_exit(t);
+}
+
 /* The target as a value in r11: the page of this block plus an offset. */
 static void emit_target(struct translation *t, int64_t offset)
 {
@@ -580,8 +590,10 @@ static void emit_ret(struct translation *t, const struct insn *insn)
 	struct place from = emit_stack_access(t, 0, size, USE_READ);
 
 	emit_op(t->e, size == 8, 0x8b, H_R11, from);
-	emit_rsp_add(t, size + (insn->opcode == 0xc2 ? (uint16_t)insn->imm : 0));
-	emit_indirect_exit(t);
+	uint16_t extra = insn->opcode == 0xc2 ? insn->imm : 0;
+
+	emit_rsp_add(t, size + extra);
+	emit_branch_exit(t, BRANCH_RET, extra);
 }
 
 /* ---- other special forms ---- */
@@ -770,13 +782,13 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 	case BT_JMP_RM:
 		emit_rm_to_scratch(t, insn, insn->operand_size);
 		emit_load(e, H_R11, in_cpu(CPU_SCRATCH(0)));
-		emit_indirect_exit(t);
+		emit_branch_exit(t, BRANCH_JMP, 0);
 		break;
 	case BT_CALL_RM:
 		emit_rm_to_scratch(t, insn, insn->operand_size);
 		emit_push_return(t, insn->operand_size);
 		emit_load(e, H_R11, in_cpu(CPU_SCRATCH(0)));
-		emit_indirect_exit(t);
+		emit_branch_exit(t, BRANCH_CALL, 0);
 		break;
 	case BT_LOOP:
 		emit_loop_exit(t, insn, next);

@@ -166,6 +166,7 @@ struct cpu {
 	uint64_t rip_page; /* bt/: linear page of the running block */
 	uint64_t scratch[4]; /* bt/: temporaries of translated code */
 	uint64_t group_addend[8]; /* bt/group.h */
+	uint32_t branch;          /* bt/: the last indirect branch, where it left translated code; 0: none */
 	int64_t budget;    /* deterministic clock: instructions left until the vCPU must look up */
 	uint64_t retired;  /* deterministic clock: instructions retired up to the last budget refill */
 	/*
