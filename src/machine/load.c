@@ -28,6 +28,7 @@ static struct boot_platform describe_platform(const struct machine *machine)
 	    .reset_value = PLATFORM_RESET_VALUE,
 	    .debug_exit_port = PLATFORM_DEBUG_EXIT,
 	    .rtc = true,
+	    .rtc_century = PLATFORM_RTC_CENTURY,
 	    .i8042 = false, /* there is a controller for A20 and reset, but nothing is plugged in */
 	    .vga_text = false,
 	    .pci = true,

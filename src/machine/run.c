@@ -254,9 +254,16 @@ int machine_run(struct machine *machine)
 			break;
 		}
 		pthread_mutex_lock(&machine->run_lock);
+		/* A request to end that came meanwhile has taken the restart back. */
+		bool ended = !machine->restart;
+
+		status = machine->exit_status;
 		machine->restart = false;
-		atomic_store(&machine->stop_requested, false);
+		if (!ended)
+			atomic_store(&machine->stop_requested, false);
 		pthread_mutex_unlock(&machine->run_lock);
+		if (ended)
+			break;
 	}
 	event_loop_stop(machine->loop);
 	return status;
