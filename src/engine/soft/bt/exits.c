@@ -1,0 +1,281 @@
+/*
+ * Leaving a block: direct exits, which are linked to their successors (bt.h: struct block_link), and indirect ones,
+ * which look into the jump cache. What is rarely executed stands behind the main line.
+ */
+#include "engine/soft/bt/forms.h"
+
+/* r11 holds the target (offset in CS). Everything that C could want is in struct cpu. */
+static void emit_indirect_exit(struct translation *t)
+{
+	bool cached = !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_JUMP_CACHE) &&
+		      (t->code64 || (t->key & MODE_FLAT && t->key & MODE_CODE32));
+
+	flags_to_cpu(t);
+	emit_jmp(t->e, cached ? t->bt->jump_cached[MODE_CLASS(t->key)] : t->bt->exit_indirect);
+}
+
+/* JMP, CALL and RET to r11: the dispatcher must find the branch where the target is not canonical. */
+void emit_branch_exit(struct translation *t, enum branch_kind kind, uint16_t extra)
+{
+	if (t->code64) {
+		emit_op(t->e, false, 0xc7, 0, in_cpu(CPU_FIELD(branch)));
+		emit32(t->e, BRANCH_RECORD(kind, t->offset[t->i], extra));
+	}
+	emit_indirect_exit(t);
+}
+
+/* The target as a value in r11: the page of this block plus an offset. */
+void emit_target(struct translation *t, int64_t offset)
+{
+	if (t->linear_known) {
+		emit_mov_imm(t->e, H_R11, t->linear + offset);
+	} else {
+		emit_load(t->e, H_R11, in_cpu(CPU_FIELD(rip_page)));
+		emit_lea(t->e, H_R11, at(H_R11, (int32_t)offset));
+		if (!t->code64)
+			emit_op(t->e, false, 0x8b, H_R11, in_reg(H_R11));
+	}
+}
+
+/* A backward branch within the page leaves when there is something to poll. */
+static void emit_kick_check(struct translation *t, uint8_t **leave)
+{
+	emit_op(t->e, false, 0x83, 7, in_cpu(CPU_FIELD(kick))); /* cmp dword kick, 0 */
+	emit8(t->e, 0);
+	*leave = emit_branch_later(t->e, CC_NE);
+}
+
+static struct block_link *new_link(struct translation *t)
+{
+	return &t->block->link[t->block->link_count++];
+}
+
+/*
+ * A direct exit to another page, through a slot of the context's (or the global) link table, which holds the
+ * successor's code or the stub. False where that is not possible. Consumes t->flags.
+ */
+static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live)
+{
+	struct emitter *e = t->e;
+	struct block_link *link = new_link(t);
+	bool global = t->linear_known && !(t->key & MODE_NONROOT) && t->bt->cpu->cr4 & CR4_PGE;
+	bool backward = offset < 0 && t->insn[t->i].op != BT_CALL;
+	int64_t page = offset & ~(int64_t)(PAGE_SIZE - 1);
+	unsigned table = global ? LINK_GLOBAL : LINK_CONTEXT;
+	uint8_t *leave = NULL;
+
+	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS) || t->block->crosses_page ||
+	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page))
+		return false;
+	*link = (struct block_link){ .from = t->block, .key = t->key, .target = offset & (PAGE_SIZE - 1) };
+	if (!block_link_slot(t->bt, link, table)) {
+		link->from = NULL;
+		return false;
+	}
+	if (backward) {
+		/* Every loop has a backward jump or an indirect one: calls need no look at the kick word. */
+		flags_before_clobber(t, live);
+		emit_kick_check(t, &leave);
+	}
+	link->flags_in_cpu = t->flags == FLAGS_CPU;
+	if (t->linear_known && fits32((int64_t)t->linear + page)) {
+		emit_op(e, true, 0xc7, 0, in_cpu(CPU_FIELD(rip_page)));
+		emit32(e, t->linear + page);
+	} else {
+		emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
+		emit_lea(e, H_R11, at(H_R11, page));
+		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+	}
+	/* jmp *slot */
+	emit_op(e, false, 0xff, 4,
+		in_cpu(table == LINK_GLOBAL ? CPU_FIELD(global_link) + 8 * link->index : LINK_TABLE + 8 * link->index));
+	link->stub = emit_exec(e);
+	if (!e->overflow) {
+		t->bt->stub[table][link->index] = link->stub;
+		if (table == LINK_GLOBAL)
+			t->bt->cpu->global_link[link->index] = link->stub;
+		else
+			tlb_set_link(t->bt->cpu, link->index, link->stub);
+	}
+	enum flags_place at_slot = t->flags;
+
+	flags_to_cpu(t);
+	emit_mov_imm(e, H_R10, (uintptr_t)link);
+	emit_jmp(e, t->bt->exit);
+	if (leave) {
+		emit_patch_here(e, leave);
+		t->flags = at_slot;
+		flags_to_cpu(t);
+		emit_target(t, offset);
+		emit_jmp(e, t->bt->exit_indirect);
+	}
+	return true;
+}
+
+/*
+ * A direct exit to `offset`. The block's flags state at this point is t->flags and is left as it was, because
+ * the other exit of the block starts from it.
+ */
+void emit_direct_exit(struct translation *t, int64_t offset, unsigned live)
+{
+	struct emitter *e = t->e;
+	struct block_link *link;
+	enum flags_place before = t->flags;
+	uint8_t *leave = NULL;
+	bool in_page = offset >= 0 && offset < (int64_t)PAGE_SIZE;
+
+	if (t->counted)
+		flags_to_cpu(t); /* every block expects them there */
+	if (!t->code64 && !(t->key & MODE_CODE32)) {
+		/* 16-bit code wraps at 64 KiB */
+		emit_target(t, offset);
+		emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, in_reg(H_R11));
+		emit_indirect_exit(t);
+		t->flags = before;
+		return;
+	}
+	if (!in_page && emit_far_exit(t, offset, live)) {
+		t->flags = before;
+		return;
+	}
+	if (!in_page || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT) || t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN) {
+		flags_to_cpu(t);
+		emit_target(t, offset);
+		emit_indirect_exit(t);
+		t->flags = before;
+		return;
+	}
+	link = new_link(t);
+	if (offset <= t->offset[t->i]) {
+		flags_before_clobber(t, live);
+		emit_kick_check(t, &leave);
+	}
+	*link = (struct block_link){ .from = t->block, .key = t->key, .target = (int32_t)offset, .flags_in_cpu = t->flags == FLAGS_CPU };
+	/* The patched rel32 must not straddle a cache line, so that patching is one atomic store. */
+	while (((uintptr_t)e->p + 1) & 3)
+		emit8(e, 0x90);
+	link->patch = emit_branch_later(e, CC_ALWAYS);
+	if (leave)
+		emit_patch_here(e, leave);
+	link->stub = emit_exec(e);
+	if (!e->overflow)
+		emit_patch(e, link->patch, link->stub);
+	flags_to_cpu(t);
+	emit_mov_imm(e, H_R10, (uintptr_t)link);
+	emit_jmp(e, t->bt->exit);
+	t->flags = before;
+}
+
+/* May the branch be patched to lead straight to its target's block? */
+static bool is_patchable(const struct translation *t, int64_t offset)
+{
+	return (t->code64 || t->key & MODE_CODE32) && offset > t->offset[t->i] && offset < (int64_t)PAGE_SIZE &&
+	       !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN);
+}
+
+/* Jcc: the taken way's code stands behind the main line, which goes on with the next instruction. */
+void emit_conditional(struct translation *t, const struct insn *insn, int64_t next)
+{
+	struct emitter *e = t->e;
+	struct cold_exit *cold = &t->cold[t->cold_count++];
+
+	flags_to_host(t, H_R11);
+	if (t->counted && t->flags == FLAGS_HOST) {
+		/* every block expects them in struct cpu */
+		flags_emit_save(e);
+		t->flags = FLAGS_BOTH;
+	}
+	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .insn = t->i,
+				    .key = t->key };
+	if (is_patchable(t, cold->offset)) {
+		cold->link = new_link(t);
+		*cold->link = (struct block_link){ .from = t->block, .key = t->key, .target = (int32_t)cold->offset };
+		/* The patched rel32 must not straddle a cache line. */
+		while (((uintptr_t)e->p + 2) & 3)
+			emit8(e, 0x90);
+	}
+	cold->from = emit_branch_later(e, insn->opcode & 15);
+	if (cold->link)
+		cold->link->patch = cold->from;
+}
+
+void emit_cold_exits(struct translation *t)
+{
+	struct emitter *e = t->e;
+
+	for (unsigned i = 0; i < t->cold_count && !e->overflow; i++) {
+		struct cold_exit *cold = &t->cold[i];
+
+		emit_patch_here(e, cold->from);
+		t->i = cold->insn;
+		t->flags = cold->flags;
+		t->key = cold->key;
+		if (cold->op) {
+			emit_op_call(t, &t->insn[t->i], cold->op, true);
+		} else if (cold->link) {
+			cold->link->stub = emit_exec(e);
+			flags_to_cpu(t);
+			emit_mov_imm(e, H_R10, (uintptr_t)cold->link);
+			emit_jmp(e, t->bt->exit);
+		} else {
+			emit_direct_exit(t, cold->offset, t->live_at_target[cold->insn]);
+		}
+	}
+}
+
+/* LOOPNE, LOOPE, LOOP, JCXZ: through RCX of the address size, flags untouched. */
+void emit_loop_exit(struct translation *t, const struct insn *insn, int64_t next)
+{
+	struct emitter *e = t->e;
+	unsigned size = insn->address_size;
+	uint8_t *not_taken[2] = { 0 }, *taken;
+
+	flags_to_host(t, H_R11);
+	if (insn->opcode != 0xe3) {
+		/* rcx - 1 without flags */
+		if (size == 8) {
+			emit_lea(e, H_RCX, at(H_RCX, -1));
+		} else if (size == 4) {
+			emit_lea32(e, H_RCX, at(H_RCX, -1));
+		} else {
+			emit_lea32(e, H_R11, at(H_RCX, -1));
+			emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, H_R11, in_reg(H_RCX));
+		}
+	}
+	if (insn->opcode <= 0xe1)
+		not_taken[0] = emit_branch_later(e, insn->opcode == 0xe0 ? CC_E : CC_NE);
+	/* jrcxz over a short jump; 16-bit: through r11 in rcx's place */
+	if (size == 2) {
+		emit_store(e, in_cpu(CPU_SCRATCH(2)), H_RCX);
+		emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_RCX, in_reg(H_RCX)); /* movzx ecx, cx */
+	}
+	if (size == 4)
+		emit8(e, 0x67);
+	emit8(e, 0xe3);
+	uint8_t *short_jump = e->p;
+
+	emit8(e, 0);
+	/* rcx != 0 */
+	if (size == 2)
+		emit_load(e, H_RCX, in_cpu(CPU_SCRATCH(2)));
+	if (insn->opcode == 0xe3) {
+		not_taken[1] = emit_branch_later(e, CC_ALWAYS);
+		if (!e->overflow)
+			*short_jump = e->p - short_jump - 1;
+		if (size == 2)
+			emit_load(e, H_RCX, in_cpu(CPU_SCRATCH(2)));
+	} else {
+		taken = emit_branch_later(e, CC_ALWAYS);
+		if (!e->overflow)
+			*short_jump = e->p - short_jump - 1;
+		if (size == 2)
+			emit_load(e, H_RCX, in_cpu(CPU_SCRATCH(2)));
+		not_taken[1] = emit_branch_later(e, CC_ALWAYS);
+		emit_patch_here(e, taken);
+	}
+	emit_direct_exit(t, next + insn->imm, t->live_at_target[t->i]);
+	for (unsigned i = 0; i < 2; i++)
+		if (not_taken[i])
+			emit_patch_here(e, not_taken[i]);
+	emit_direct_exit(t, next, t->live_before[t->count]);
+}

@@ -1,0 +1,47 @@
+/* Forms that translate.c does not leave to native.c: what each file emits for the instructions that it knows. */
+#ifndef NESTOR_BT_FORMS_H
+#define NESTOR_BT_FORMS_H
+
+#include "engine/soft/bt/translate.h"
+
+/* The scratch register that a checked operand leaves free. */
+static inline unsigned other_scratch(struct place place)
+{
+	return place.base == H_R11 || place.index == H_R11 ? H_R10 : H_R11;
+}
+
+/* ---- exits.c. next: page offset behind the instruction; live: SHAPE_* that the successor needs ---- */
+
+/* rip at `offset` from the block's page, into r11. */
+void emit_target(struct translation *t, int64_t offset);
+/* JMP, CALL and RET to r11; extra: the bytes that RET n drops. */
+void emit_branch_exit(struct translation *t, enum branch_kind kind, uint16_t extra);
+/* To `offset` from the block's page. t->flags stays as it is: another exit may start from it. */
+void emit_direct_exit(struct translation *t, int64_t offset, unsigned live);
+void emit_conditional(struct translation *t, const struct insn *insn, int64_t next);
+/* LOOPcc and JrCXZ: both ways. */
+void emit_loop_exit(struct translation *t, const struct insn *insn, int64_t next);
+/* Behind the main line: what t->cold collected. */
+void emit_cold_exits(struct translation *t);
+
+/* ---- stack_forms.c ---- */
+void emit_push(struct translation *t, const struct insn *insn);
+void emit_pop(struct translation *t, const struct insn *insn);
+void emit_push_imm(struct translation *t, const struct insn *insn);
+void emit_push_rm(struct translation *t, const struct insn *insn);
+/* The r/m operand of FF /2, /4, /6 into scratch[0]; scratch[0] onto the stack; the return address onto the stack. */
+void emit_rm_to_scratch(struct translation *t, const struct insn *insn, unsigned size);
+void emit_push_scratch(struct translation *t, unsigned size);
+void emit_push_return(struct translation *t, unsigned size);
+void emit_leave(struct translation *t, const struct insn *insn);
+/* RET, with its exit. */
+void emit_ret(struct translation *t, const struct insn *insn);
+
+/* ---- special_forms.c ---- */
+void emit_lea_insn(struct translation *t, const struct insn *insn);
+void emit_mov_imm_insn(struct translation *t, const struct insn *insn);
+void emit_bswap(struct translation *t, const struct insn *insn);
+void emit_xlat(struct translation *t, const struct insn *insn);
+void emit_bit_string(struct translation *t, const struct insn *insn);
+
+#endif

@@ -1,0 +1,159 @@
+/* Instructions that push and pop, with a flat stack pointer of 32 or 64 bits. */
+#include "engine/soft/bt/forms.h"
+
+static void emit_rsp_add(struct translation *t, int32_t bytes)
+{
+	if (t->code64)
+		emit_lea(t->e, H_R15, at(H_R15, bytes));
+	else
+		emit_lea32(t->e, H_R15, at(H_R15, bytes));
+}
+
+/* Checks an access at rsp + delta; returns the host operand. */
+static struct place emit_stack_access(struct translation *t, int32_t delta, unsigned size, unsigned use)
+{
+	struct insn at_stack = { .base = REG_RSP, .index = INSN_NO_REG, .displacement = delta, .segment = SEG_SS,
+				 .address_size = t->code64 ? 8 : 4, .is_memory = true };
+
+	return emit_access(t, &at_stack, size, use, t->live_before[t->i]);
+}
+
+static void emit_sized_store(struct translation *t, unsigned size, struct place to, unsigned reg)
+{
+	emit_insn(t->e, (struct form){ .prefix = size == 2 ? 0x66 : 0, .opcode = 0x89, .w = size == 8 }, reg, to);
+}
+
+void emit_push(struct translation *t, const struct insn *insn)
+{
+	unsigned size = insn->operand_size;
+	struct place to = emit_stack_access(t, -(int)size, size, USE_WRITE);
+
+	emit_sized_store(t, size, to, use_guest_register(t, insn->rm, other_scratch(to)));
+	emit_rsp_add(t, -(int)size);
+	emit_commit(t, USE_WRITE);
+}
+
+void emit_pop(struct translation *t, const struct insn *insn)
+{
+	unsigned size = insn->operand_size, host = host_register(insn->rm);
+	struct place from = emit_stack_access(t, 0, size, USE_READ);
+	struct form load = { .prefix = size == 2 ? 0x66 : 0, .opcode = 0x8b, .w = size == 8 };
+
+	if (insn->rm == REG_RSP) {
+		if (size == 2) {
+			/* the low half of the incremented RSP */
+			emit_insn(t->e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, from);
+			emit_rsp_add(t, size);
+			emit_sized_store(t, 2, in_reg(H_R15), H_R11);
+		} else {
+			emit_insn(t->e, load, H_R15, from);
+		}
+		return;
+	}
+	if (host == H_NONE) {
+		host = other_scratch(from);
+		if (size == 2)
+			emit_load(t->e, host, in_cpu(CPU_GPR(insn->rm)));
+		emit_insn(t->e, load, host, from);
+		emit_store(t->e, in_cpu(CPU_GPR(insn->rm)), host);
+	} else {
+		emit_insn(t->e, load, host, from);
+	}
+	emit_rsp_add(t, size);
+}
+
+void emit_push_imm(struct translation *t, const struct insn *insn)
+{
+	unsigned size = insn->operand_size;
+	struct place to = emit_stack_access(t, -(int)size, size, USE_WRITE);
+
+	emit_insn(t->e, (struct form){ .prefix = size == 2 ? 0x66 : 0, .opcode = 0xc7, .w = size == 8 }, 0, to);
+	emit_bytes(t->e, insn->imm, size == 2 ? 2 : 4);
+	emit_rsp_add(t, -(int)size);
+	emit_commit(t, USE_WRITE);
+}
+
+/* Loads the register or memory operand (FF /2, /4, /6) into scratch[0]. */
+void emit_rm_to_scratch(struct translation *t, const struct insn *insn, unsigned size)
+{
+	unsigned reg;
+
+	if (!insn->is_memory) {
+		reg = use_guest_register(t, insn->rm, H_R11);
+	} else {
+		struct place from = emit_access(t, insn, size, USE_READ, t->live_before[t->i]);
+
+		reg = H_R11;
+		if (size == 2)
+			emit_insn(t->e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, from);
+		else
+			emit_op(t->e, size == 8, 0x8b, H_R11, from);
+	}
+	if (size == 4)
+		emit_op(t->e, false, 0x8b, H_R11, in_reg(reg)); /* zero-extend */
+	emit_store(t->e, in_cpu(CPU_SCRATCH(0)), size == 4 ? H_R11 : reg);
+}
+
+/* Pushes scratch[0]. */
+void emit_push_scratch(struct translation *t, unsigned size)
+{
+	struct place to = emit_stack_access(t, -(int)size, size, USE_WRITE);
+	unsigned reg = other_scratch(to);
+
+	emit_load(t->e, reg, in_cpu(CPU_SCRATCH(0)));
+	emit_sized_store(t, size, to, reg);
+	emit_rsp_add(t, -(int)size);
+	emit_commit(t, USE_WRITE);
+}
+
+void emit_push_rm(struct translation *t, const struct insn *insn)
+{
+	unsigned size = insn->operand_size;
+
+	emit_rm_to_scratch(t, insn, size);
+	emit_push_scratch(t, size);
+}
+
+void emit_leave(struct translation *t, const struct insn *insn)
+{
+	unsigned size = insn->operand_size;
+	struct insn at_frame = { .base = REG_RBP, .index = INSN_NO_REG, .segment = SEG_SS,
+				 .address_size = t->code64 ? 8 : 4, .is_memory = true };
+
+	struct place from = emit_access(t, &at_frame, size, USE_READ, t->live_before[t->i]);
+
+	emit_op(t->e, true, 0x8d, H_R15, at(H_RBP, size));
+	if (!t->code64)
+		emit_op(t->e, false, 0x8b, H_R15, in_reg(H_R15));
+	emit_op(t->e, size == 8, 0x8b, H_RBP, from);
+}
+
+/* Pushes the return address; the caller has put what it needs into scratch[0]. */
+void emit_push_return(struct translation *t, unsigned size)
+{
+	struct place to = emit_stack_access(t, -(int)size, size, USE_WRITE);
+	unsigned reg = other_scratch(to);
+	uint32_t offset = t->offset[t->count];
+
+	if (t->linear_known) {
+		emit_mov_imm(t->e, reg, t->linear + offset);
+	} else {
+		emit_load(t->e, reg, in_cpu(CPU_FIELD(rip_page)));
+		emit_lea(t->e, reg, at(reg, offset));
+	}
+	emit_sized_store(t, size, to, reg);
+	emit_rsp_add(t, -(int)size);
+	emit_commit(t, USE_WRITE);
+}
+
+void emit_ret(struct translation *t, const struct insn *insn)
+{
+	unsigned size = insn->operand_size;
+	struct place from = emit_stack_access(t, 0, size, USE_READ);
+
+	emit_op(t->e, size == 8, 0x8b, H_R11, from);
+	uint16_t extra = insn->opcode == 0xc2 ? insn->imm : 0;
+
+	emit_rsp_add(t, size + extra);
+	emit_branch_exit(t, BRANCH_RET, extra);
+}
