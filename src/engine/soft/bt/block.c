@@ -90,8 +90,11 @@ static void point_link(struct bt *bt, const struct block_link *link, uint8_t *co
 bool block_link_slot(struct bt *bt, struct block_link *link, unsigned table)
 {
 	if (bt->slots_free[table]) {
-		link->index = bt->slot_free[table][--bt->slots_free[table]];
-		/* the dropped ones, none while a block is translated, keep their place behind the free ones */
+		uint16_t *slot = bt->slot_free[table];
+		uint32_t last = --bt->slots_free[table];
+
+		link->index = slot[last];
+		slot[last] = slot[last + bt->slots_dropped[table]]; /* the dropped ones follow the free ones */
 	} else if (bt->slots_used[table] < slots_of_table[table]) {
 		link->index = bt->slots_used[table]++;
 	} else {

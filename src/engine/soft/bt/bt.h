@@ -98,6 +98,7 @@ struct block {
 	uint16_t insn_count;
 	bool crosses_page; /* a single instruction over two pages: gpa2 is the second's page */
 	bool dropped;
+	bool transient; /* of bytes outside RAM and ROM: fetched anew each time, found by nobody */
 	uint64_t gpa2;
 	uint64_t granules; /* of its page that it depends on */
 	uint8_t *base;     /* executable address of its first byte of code */
@@ -133,7 +134,6 @@ struct bt {
 	uint64_t page_count;
 	struct shape_cache *shapes;
 	uint32_t careful_key;  /* KEY_* for the next instruction only */
-	bool bounce_dirty;
 	/* a write in progress from the bounce buffer */
 	struct {
 		uint64_t offset;
@@ -156,7 +156,6 @@ struct bt {
 	uint32_t slots_used[3];
 	uint16_t *slot_free[3];
 	uint32_t slots_free[3], slots_dropped[3]; /* the free ones come first, then the dropped ones */
-	uint32_t jc_mode; /* mode key, less the class, that the jump caches' contents are for */
 	uint64_t translated_blocks, flushes, drops; /* statistics */
 
 	/* thunks, executable addresses */

@@ -109,6 +109,8 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 	}
 	if (in_memory)
 		block_insert(bt, block);
+	else
+		block->transient = true;
 	return block;
 }
 
@@ -137,7 +139,7 @@ static bool is_cacheable_mode(uint32_t mode)
 static bool may_cache(const struct cpu *cpu, const struct block *block)
 {
 	/* One over two pages may be: a change of either mapping empties the cache. */
-	if (block->key & (KEY_ONE | KEY_SHORT | KEY_NO_GROUPS | MODE_STEP))
+	if (block->transient || block->key & (KEY_ONE | KEY_SHORT | KEY_NO_GROUPS | MODE_STEP))
 		return false;
 	return is_cacheable_mode(cpu->mode);
 }
@@ -246,7 +248,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		entry->rip = cpu->rip;
 		entry->code = block->code_mem;
 	}
-	if (link && bt->flushes == flushes && !one) {
+	if (link && bt->flushes == flushes && !one && !block->transient) {
 		if (block->crosses_page)
 			link->refused = true;
 		else if (!(cpu->mode & MODE_STEP) && cpu->mode == link->key && may_link(cpu, link, linear))
