@@ -2,6 +2,7 @@
 #ifndef NESTOR_UTIL_ADDRESS_H
 #define NESTOR_UTIL_ADDRESS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A guest-linear address: after segmentation, before paging. */
@@ -23,5 +24,11 @@ typedef struct {
 #define PAGE_SHIFT 12
 #define PAGE_SIZE  4096u
 #define PAGE_MASK  (~(uint64_t)(PAGE_SIZE - 1))
+
+/* Are bits 63:47 all the same (SDM, Canonical Addressing, with 48-bit linear addresses)? */
+static inline bool is_canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
 
 #endif

@@ -397,7 +397,6 @@ enum {
 	DIVIDE = 1 << 16,  /* keep the quotient in range most of the time */
 	W1 = 1 << 17,
 	X87 = 1 << 18,
-	HIGH_OK = 1 << 19,
 };
 
 struct template {
@@ -655,8 +654,6 @@ static void gen_template(const struct template *t)
 		rm = pick_memory_of(memory, flags & ALIGNED && pick(32), flags & (ALIGNED | MMX));
 	} else if (flags & RM_G) {
 		rm = reg_operand(byte_rex || size ? pick_register() : pick(8));
-		if (flags & BYTE && !byte_rex && !size && rm.reg == 4 && false)
-			rm.reg = 0;
 	} else {
 		rm = reg_operand(pick(flags & (MMX | X87) ? 8 : 16));
 	}
@@ -679,9 +676,6 @@ static void gen_template(const struct template *t)
 	if (flags & VEX) {
 		unsigned pp = prefix == 0x66 ? 1 : prefix == 0xf3 ? 2 : prefix == 0xf2 ? 3 : 0;
 		unsigned vvvv = flags & VVVV_G ? pick_register() : flags & VVVV_V ? pick(16) : 0;
-		bool lockstep = flags & VVVV_V;
-
-		(void)lockstep;
 		/* MULX into one register twice is undefined enough: avoid it */
 		while (flags & VVVV_G && flags & REG_G && vvvv == reg)
 			vvvv = pick_register();

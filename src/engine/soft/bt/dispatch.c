@@ -10,11 +10,6 @@ _Noreturn void cpu_leave(struct cpu *cpu)
 	__builtin_longjmp(cpu->leave_buffer, 1);
 }
 
-static bool is_canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 static uint64_t linear_rip(const struct cpu *cpu)
 {
 	if (cpu->mode & MODE_CODE64)
@@ -313,7 +308,6 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 			*exit = ENGINE_EXIT_SHUTDOWN;
 			return false;
 		}
-		fpu_stash(cpu);
 		fpu_stash(cpu);
 		bt_wait(cpu);
 		return true;

@@ -95,11 +95,6 @@ static void read_linear(struct cpu *cpu, gla_t gla, uint8_t *to, unsigned size)
 	}
 }
 
-static bool is_canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* Returns what to add to gla for the host address. */
 uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access)
 {

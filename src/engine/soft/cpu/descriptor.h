@@ -51,11 +51,6 @@ static inline bool rights_is_writable_data(uint32_t rights)
 	return (rights & (RIGHTS_S | TYPE_CODE | TYPE_WRITABLE)) == (RIGHTS_S | TYPE_WRITABLE);
 }
 
-static inline bool is_canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 static inline bool selector_is_null(uint16_t selector)
 {
 	return !(selector & 0xfffc);

@@ -20,11 +20,6 @@ static _Noreturn void segment_fault(struct cpu *cpu, unsigned seg)
 	cpu_raise_error(cpu, seg == SEG_SS ? VECTOR_SS : VECTOR_GP, 0);
 }
 
-static inline bool canonical(uint64_t gla)
-{
-	return (uint64_t)((int64_t)(gla << 16) >> 16) == gla;
-}
-
 /* SDM, Type Checking: what the segment's type forbids, in protected mode. */
 static void check_type(struct cpu *cpu, unsigned seg, uint32_t rights, enum mem_access access)
 {
@@ -45,7 +40,7 @@ gla_t mem_linear(struct cpu *cpu, unsigned seg, uint64_t offset, unsigned size, 
 
 	if (cpu_is_64bit(cpu)) {
 		gla = seg == SEG_FS || seg == SEG_GS ? segment->base + offset : offset;
-		if (!canonical(gla) || !canonical(gla + size - 1))
+		if (!is_canonical(gla) || !is_canonical(gla + size - 1))
 			segment_fault(cpu, seg);
 		return GLA(gla);
 	}

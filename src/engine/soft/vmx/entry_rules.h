@@ -58,12 +58,6 @@ static inline const struct vmx_capabilities *capabilities(const struct cpu *cpu)
 	return &cpu->vmx->cap;
 }
 
-/* Bits 63:47 all alike: 48-bit linear addresses. */
-static inline bool is_canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 static inline bool within_width(const struct cpu *cpu, uint64_t address)
 {
 	return !(address & capabilities(cpu)->address_mask);

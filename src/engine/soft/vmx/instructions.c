@@ -121,11 +121,6 @@ static bool region_address_valid(const struct vmx *vmx, gpa_t address)
 	return !(address.v & ((PAGE_SIZE - 1) | vmx->cap.address_mask));
 }
 
-static bool canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 bool vmx_eptp_valid(const struct vmx_capabilities *cap, uint64_t eptp)
 {
 	uint64_t type = EPTP_MEMORY_TYPE(eptp);
@@ -522,7 +517,7 @@ void op_invvpid(struct cpu *cpu, const struct insn *insn)
 	}
 	descriptor_operand(cpu, insn, descriptor);
 	if (descriptor[0] >> 16 || (type != 2 && descriptor[0] == 0) ||
-	    (type == 0 && !canonical(descriptor[1]))) {
+	    (type == 0 && !is_canonical(descriptor[1]))) {
 		vmx_fail(cpu, VMERROR_INVALID_OPERAND);
 		return;
 	}
