@@ -57,9 +57,11 @@ void block_insert(struct bt *bt, struct block *block)
 {
 	struct block **slot = hash_slot(bt, block->gpa, block->key, block->linear);
 
+	bt->in_order[bt->in_order_count++] = block; /* a native fault looks for it there */
+	if (block->transient)
+		return;
 	block->hash_next = *slot;
 	*slot = block;
-	bt->in_order[bt->in_order_count++] = block;
 	/* An instruction reaches at most 14 bytes into the second page: its first granule. */
 	if (block->crosses_page && !is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		block->granules |= 1;
@@ -280,6 +282,8 @@ void bt_flush(struct bt *bt)
 	for (uint32_t i = 0; i < bt->in_order_count; i++) {
 		struct block *b = bt->in_order[i];
 
+		if (b->transient)
+			continue;
 		bt->pages[b->gpa >> PAGE_SHIFT] = (struct page_info){ 0 };
 		if (b->crosses_page)
 			bt->pages[b->gpa2 >> PAGE_SHIFT] = (struct page_info){ 0 };

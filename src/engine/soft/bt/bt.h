@@ -177,7 +177,7 @@ enum engine_exit bt_run(struct cpu *cpu);
 
 /* ---- block.c ---- */
 struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear);
-/* Enters a finished block into the hash and its pages' lists. */
+/* Enters a finished block into the hash and its pages' lists; a transient one only where native faults are sought. */
 void block_insert(struct bt *bt, struct block *block);
 void block_drop(struct bt *bt, struct block *block);
 void block_link_to(struct bt *bt, struct block_link *link, struct block *to);

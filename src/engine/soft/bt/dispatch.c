@@ -59,6 +59,18 @@ static const uint8_t *fetch_elsewhere(struct cpu *cpu, uint64_t gpa_page, uint8_
 	return buffer;
 }
 
+/* translate(), after a flush where the code memory is full. */
+static struct block *translate_with_room(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t key,
+					 const uint8_t *page, unsigned max_insns, const uint8_t *second, uint64_t gpa2)
+{
+	struct block *block = translate(bt, gpa, linear, key, page, max_insns, second, gpa2);
+
+	if (block)
+		return block;
+	bt_flush(bt);
+	return translate(bt, gpa, linear, key, page, max_insns, second, gpa2);
+}
+
 static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch, uint64_t linear, uint32_t key,
 				unsigned max_insns)
 {
@@ -74,11 +86,7 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 		page = fetch_elsewhere(cpu, fetch->gpa, buffer, offset);
 	if (bt->in_order_count >= bt->in_order_max)
 		bt_flush(bt);
-	block = translate(bt, gpa, linear, key, page, max_insns, NULL, 0);
-	if (!block) {
-		bt_flush(bt);
-		block = translate(bt, gpa, linear, key, page, max_insns, NULL, 0);
-	}
+	block = translate_with_room(bt, gpa, linear, key, page, max_insns, NULL, 0);
 	if (block && block->insn_count == 0) {
 		/* It runs into the next page, whose mapping counts at every execution. */
 		uint64_t next_linear = (linear | (PAGE_SIZE - 1)) + 1;
@@ -93,7 +101,7 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 		else
 			for (unsigned i = 0; i < 15; i++)
 				second_buffer[i] = phys_read(cpu, GPA(second->gpa + i), 1);
-		block = translate(bt, gpa, linear, key, page, 1, second_buffer, second->gpa);
+		block = translate_with_room(bt, gpa, linear, key, page, 1, second_buffer, second->gpa);
 		if (block && !second->host)
 			in_memory = false;
 	}
@@ -102,10 +110,8 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 		cpu->activity = ACTIVITY_SHUTDOWN;
 		cpu_leave(cpu);
 	}
-	if (in_memory)
-		block_insert(bt, block);
-	else
-		block->transient = true;
+	block->transient = !in_memory;
+	block_insert(bt, block);
 	return block;
 }
 
