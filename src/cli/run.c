@@ -54,6 +54,8 @@ int command_run(int argc, char **argv)
 		status = usage_error("run", "%s", error_text());
 	else if (options.help)
 		status = fputs(help_run, stdout) < 0 ? STATUS_USAGE : STATUS_OK;
+	else if (options.tune_list)
+		status = options_tune_list(stdout) < 0 ? STATUS_USAGE : STATUS_OK;
 	else
 		status = run(&options);
 	options_free(&options);

@@ -15,7 +15,7 @@
 enum option_code {
 	OPTION_KERNEL = 256, OPTION_INITRD, OPTION_APPEND, OPTION_MODULE, OPTION_FIRMWARE, OPTION_BOOT, OPTION_MEMORY,
 	OPTION_CPUS, OPTION_CPU, OPTION_NESTED, OPTION_VMX_FIRMWARE, OPTION_HYPERVISOR_LEAF, OPTION_ENGINE,
-	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE_OFF, OPTION_STATE_HASH,
+	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE, OPTION_STATE_HASH,
 	OPTION_HELP,
 };
 
@@ -38,7 +38,7 @@ static const struct option long_options[] = {
 	{"tsc", required_argument, NULL, OPTION_TSC},
 	{"on-reset", required_argument, NULL, OPTION_ON_RESET},
 	{"trace", required_argument, NULL, OPTION_TRACE},
-	{"tune-off", required_argument, NULL, OPTION_TUNE_OFF},
+	{"tune", required_argument, NULL, OPTION_TUNE},
 	{"state-hash", no_argument, NULL, OPTION_STATE_HASH},
 	{"help", no_argument, NULL, OPTION_HELP},
 	{NULL, 0, NULL, 0},
@@ -65,15 +65,16 @@ static const struct choice reset_choices[] = {
 static const struct choice trace_choices[] = {{"vmx", ENGINE_TRACE_VMX}, {"exception", ENGINE_TRACE_EXCEPTION},
 	{"block", ENGINE_TRACE_BLOCK}, {"msr", ENGINE_TRACE_MSR}, {"io", ENGINE_TRACE_IO},
 	{"perf", ENGINE_TRACE_PERF}, {NULL, 0}};
-static const struct choice tune_choices[] = {{"chain", ENGINE_TUNE_CHAIN},
-	{"jump-cache", ENGINE_TUNE_JUMP_CACHE}, {"fast-tlb", ENGINE_TUNE_FAST_TLB},
-	{"groups", ENGINE_TUNE_GROUPS}, {"extend", ENGINE_TUNE_EXTEND},
-	{"inline", ENGINE_TUNE_INLINE}, {NULL, 0}};
+static const struct choice tune_choices[] = {
+#define TUNE(name, word, text) {word, ENGINE_TUNE_##name},
+#include "engine/tune.def"
+#undef TUNE
+	{NULL, 0}};
 
 /* "a, b or c" of a table's words, for messages. */
 static const char *choices_text(const struct choice *table)
 {
-	static _Thread_local char text[128];
+	static _Thread_local char text[320];
 	size_t length = 0;
 
 	text[0] = '\0';
@@ -234,6 +235,49 @@ static int serial_of(const char *text, struct machine_config *machine, unsigned 
 	return 0;
 }
 
+int options_tune_list(FILE *out)
+{
+#define TUNE(name, word, text) fprintf(out, "%-16s %s\n", word, text);
+#include "engine/tune.def"
+#undef TUNE
+	return fflush(out);
+}
+
+/* One "name=value" of --tune. */
+static int tune_one(const char *list, const char *word, size_t length, struct machine_config *machine)
+{
+	const char *equals = memchr(word, '=', length), *value = equals ? equals + 1 : word + length;
+	size_t name_length = (size_t)((equals ? equals : value) - word), value_length = length - (size_t)(value - word);
+	const struct choice *row = choice_find(tune_choices, word, name_length);
+	const struct choice *set = choice_find(switch_choices, value, value_length);
+
+	if (!row)
+		return error_set(EINVAL, "--tune %s: '%.*s' is not known; must be list, or =off or =on after %s", list,
+				 (int)name_length, word, choices_text(tune_choices));
+	if (!set)
+		return error_set(EINVAL, "--tune %s: '%.*s' must be %s=off or %s=on", list, (int)length, word, row->word,
+				 row->word);
+	machine->tune_off = set->value ? machine->tune_off & ~row->value : machine->tune_off | row->value;
+	return 0;
+}
+
+/* "name=off,name=on,…" or "list". */
+static int tune_of(const char *list, struct options *options)
+{
+	if (!strcmp(list, "list")) {
+		options->tune_list = true;
+		return 0;
+	}
+	for (const char *word = list;;) {
+		size_t length = strcspn(word, ",");
+		int result = tune_one(list, word, length, &options->machine);
+
+		if (result || !word[length])
+			return result;
+		word += length + 1;
+	}
+}
+
 /* A file name is checked no further than this; who opens it says what is wrong with the file. */
 static int path_of(const char *option, const char *text, const char **path)
 {
@@ -313,8 +357,8 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		return result;
 	case OPTION_TRACE:
 		return choices_of("trace", trace_choices, value, &machine->trace);
-	case OPTION_TUNE_OFF:
-		return choices_of("tune-off", tune_choices, value, &machine->tune_off);
+	case OPTION_TUNE:
+		return tune_of(value, options);
 	case OPTION_STATE_HASH:
 		options->state_hash = true;
 		return 0;
@@ -381,7 +425,7 @@ int options_parse(struct options *options, int argc, char **argv)
 			return error_set(EINVAL, "unknown or ambiguous option %s (see nestor run --help)", word);
 		}
 		result = apply(options, code, optarg, &serial_count);
-		if (result)
+		if (result || options->tune_list)
 			return result;
 	}
 	if (optind < argc)

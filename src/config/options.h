@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "machine/machine_config.h"
 
@@ -11,6 +12,7 @@ struct options {
 	struct machine_config machine; /* borrows argv's strings and the one below */
 	bool state_hash;               /* --state-hash: print machine_state_hash at the end */
 	bool help;                     /* --help was given; nothing else was checked */
+	bool tune_list;                /* --tune list was given; nothing behind it was checked */
 	char *cpu_model;               /* owned: the MODEL of --cpu MODEL,+feature,… */
 };
 
@@ -22,6 +24,9 @@ struct options {
  */
 int options_parse(struct options *options, int argc, char **argv);
 void options_free(struct options *options);
+
+/* What --tune knows, one line each: the name, then what it switches. Returns 0, or EOF where it cannot be written. */
+int options_tune_list(FILE *out);
 
 /*
  * A size with a unit: 64K, 512M, 1G, 2T (powers of 1024), also with a trailing "iB" or "B".

@@ -82,13 +82,17 @@ struct engine_config {
 	unsigned tune_off;   /* ENGINE_TUNE_* switched off, for bisecting a wrong result */
 };
 
+/* ENGINE_TUNE_*: one bit for each row of tune.def. */
 enum {
-	ENGINE_TUNE_CHAIN = 1 << 0,      /* direct block chaining */
-	ENGINE_TUNE_JUMP_CACHE = 1 << 1, /* inline lookup of indirect branches */
-	ENGINE_TUNE_FAST_TLB = 1 << 2,   /* inline TLB lookup; off: every access through C */
-	ENGINE_TUNE_GROUPS = 1 << 3,     /* one lookup for several accesses off one register */
-	ENGINE_TUNE_EXTEND = 1 << 4,     /* blocks that go on behind conditional branches */
-	ENGINE_TUNE_INLINE = 1 << 5,     /* CLI, STI, SWAPGS, RDTSC … without C */
+#define TUNE(name, word, text) ENGINE_TUNE_INDEX_##name,
+#include "engine/tune.def"
+#undef TUNE
+	ENGINE_TUNE_COUNT,
+};
+enum {
+#define TUNE(name, word, text) ENGINE_TUNE_##name = 1 << ENGINE_TUNE_INDEX_##name,
+#include "engine/tune.def"
+#undef TUNE
 };
 
 /* Why vcpu_run returned. */

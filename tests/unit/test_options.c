@@ -72,7 +72,7 @@ static void every_option_reaches_its_field(void **state)
 			       "--cpu", "x86-64-v2,+aes,-popcnt", "--nested", "off", "--vmx-firmware", "unlocked",
 			       "--hypervisor-leaf", "off", "--engine", "soft", "--serial", "file:out", "--serial",
 			       "null", "--clock", "real", "--tsc", "2000000000", "--state-hash", "--on-reset", "restart",
-			       "--trace", "vmx,io", "--tune-off", "chain,fast-tlb", "--boot", "setup", "--module",
+			       "--trace", "vmx,io", "--tune", "chain=off,groups=off,fast-tlb=off", "--tune", "groups=on", "--boot", "setup", "--module",
 			       "m one two"),
 			 0);
 	assert_string_equal(machine->kernel, "k");
@@ -178,7 +178,10 @@ static void bad_values_are_named(void **state)
 		{"--clock", "fast", "real or deterministic"}, {"--tsc", "3GHz", "must be a number"},
 		{"--tsc", "1", "must be a number"}, {"--on-reset", "off", "stop or restart"},
 		{"--trace", "", "'' is not known"}, {"--trace", "vmx,", "'' is not known"},
-		{"--trace", "vmx,all", "'all' is not known"}, {"--tune-off", "tlb", "'tlb' is not known"},
+		{"--trace", "vmx,all", "'all' is not known"}, {"--tune", "tlb=off", "'tlb' is not known; must be list, or =off or =on after chain, jump-cache"},
+		{"--tune", "chain", "must be chain=off or chain=on"}, {"--tune", "chain=of", "must be chain=off or"},
+		{"--tune", "chain=off,", "'' is not known"}, {"--tune", "", "'' is not known"}, {"--tune", "list,chain=off", "'list' is not known"},
+		{"--tune", "cha=off", "'cha' is not known"}, {"--tune", "=off", "'' is not known"},
 		{"--boot", "uefi", "auto or setup"}, {"--module", "", "--module"}, {"--module", " a", "--module"},
 		{"--kernel", "", "empty"}, {"--initrd", "", "empty"}, {"--firmware", "", "empty"},
 	};
