@@ -5,6 +5,7 @@
  * dropped block's memory thus stays valid until then, also while it is being executed.
  */
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/return_stack.h"
 
 void *bt_alloc(struct bt *bt, size_t size)
 {
@@ -295,5 +296,6 @@ void bt_flush(struct bt *bt)
 	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++)
 		bt->slots_used[table] = bt->slots_free[table] = bt->slots_dropped[table] = 0;
 	bt->flushes++;
+	return_stack_forget(bt->cpu);
 	tlb_flush_jumps(bt->cpu, true);
 }

@@ -161,7 +161,7 @@ struct bt {
 	/* thunks, executable addresses */
 	uint64_t (*enter)(struct cpu *cpu, const void *code);
 	uint8_t *exit, *exit_indirect, *call_op, *slow_access, *slow_group, *careful_access, *careful_commit, *native_fault;
-	uint8_t *jump_cached[TLB_CLASSES];
+	uint8_t *jump_cached[TLB_CLASSES], *return_unpaired[TLB_CLASSES], *return_without_call;
 };
 
 /* ---- create.c (cold) ---- */

@@ -10,6 +10,7 @@
 
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/native_signal.h"
+#include "engine/soft/bt/return_stack.h"
 #include "util/error.h"
 
 #define CODE_SIZE	(48u << 20)
@@ -81,7 +82,8 @@ int bt_create(struct cpu *cpu)
 		bt->slot_free[table] = map_anonymous(GLOBAL_LINKS * sizeof(uint16_t));
 	}
 	if (!bt->arena || !bt->in_order || !bt->hash || !bt->pages || !bt->shapes ||
-	    !bt->stub[LINK_CONTEXT] || !bt->slot_free[LINK_CONTEXT] || !bt->stub[LINK_GLOBAL] || !bt->slot_free[LINK_GLOBAL] || map_code(bt) < 0) {
+	    !bt->stub[LINK_CONTEXT] || !bt->slot_free[LINK_CONTEXT] || !bt->stub[LINK_GLOBAL] || !bt->slot_free[LINK_GLOBAL] || map_code(bt) < 0 ||
+	    return_stack_create(cpu) < 0) {
 		bt_destroy(cpu);
 		return error_set(ENOMEM, "not enough memory for the translator's tables");
 	}
@@ -89,6 +91,7 @@ int bt_create(struct cpu *cpu)
 	bt->host_bmi2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI2;
 	bt->host_fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 	bt_emit_thunks(bt);
+	return_stack_set_bottom(cpu, bt->return_without_call);
 	return 0;
 }
 
@@ -116,6 +119,7 @@ void bt_destroy(struct cpu *cpu)
 	}
 	unmap(bt->code_rw, CODE_SIZE);
 	unmap(bt->code_exec, CODE_SIZE);
+	return_stack_destroy(cpu);
 	shape_cache_destroy(bt->shapes);
 	free(bt);
 	cpu->bt = NULL;
@@ -155,12 +159,19 @@ bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, st
 }
 
 /* Async-signal-safe: copies words. What the interrupted code is just connecting, the next tick disconnects. */
-void native_rescue(void)
+void native_rescue(uint64_t stack_pointer)
 {
 	struct cpu *cpu = running;
 
-	if (cpu && cpu->bt && cpu->bt->gs_base)
-		bt_reset_links(cpu, &cpu->bt->gs_base->tables);
+	if (!cpu || !cpu->bt || !cpu->bt->gs_base)
+		return;
+	bt_reset_links(cpu, &cpu->bt->gs_base->tables);
+	return_stack_wipe(cpu, stack_pointer);
+}
+
+uint64_t native_stack_overflow(uint64_t address)
+{
+	return running && return_stack_is_guard(running, address) ? (uint64_t)running->return_bottom : 0;
 }
 
 int bt_thread_init(struct cpu *cpu)

@@ -1,5 +1,6 @@
 /* The dispatcher: events, waiting, and the way from cpu->rip to a block. */
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/return_stack.h"
 #include "engine/soft/bt/virtual_clock.h"
 #include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/apic.h"
@@ -204,8 +205,10 @@ static struct block_link *enter_code(struct cpu *cpu, const void *code, uint64_t
 	cpu->rip_page = cpu->rip - (linear & (PAGE_SIZE - 1));
 	if (cpu->fpu_stashed)
 		fpu_unstash(cpu);
-	if (bt->gs_base != cpu->region)
+	if (bt->gs_base != cpu->region) {
 		bt_set_gs(bt, cpu->region);
+		return_stack_forget(cpu);
+	}
 	cpu->branch = 0;
 	next = (struct block_link *)bt->enter(cpu, code);
 	if (next)
@@ -286,6 +289,7 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 {
 	if (cpu->event.valid) {
 		*link = NULL;
+		return_stack_forget(cpu);
 		cpu->napping = false;
 		cpu_deliver_event(cpu);
 		return true;
@@ -294,6 +298,7 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 		virtual_clock_refill(cpu);
 	if (__atomic_load_n(&cpu->kick, __ATOMIC_ACQUIRE)) {
 		*link = NULL;
+		return_stack_forget(cpu);
 		if (stop_requested(cpu)) {
 			*exit = ENGINE_EXIT_KICKED;
 			return false;
@@ -310,6 +315,7 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 	}
 	if (cpu->activity != ACTIVITY_ACTIVE) {
 		*link = NULL;
+		return_stack_forget(cpu);
 		if (cpu->activity == ACTIVITY_SHUTDOWN && !cpu->virt) {
 			*exit = ENGINE_EXIT_SHUTDOWN;
 			return false;
@@ -330,6 +336,7 @@ enum engine_exit bt_run(struct cpu *cpu)
 	/* Whatever abandons an instruction comes back here. */
 	if (__builtin_setjmp(cpu->leave_buffer))
 		link = NULL;
+	return_stack_forget(cpu);
 	for (;;) {
 		struct block_link *l = link;
 		enum engine_exit x;

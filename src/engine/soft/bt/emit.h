@@ -255,6 +255,13 @@ static inline uint8_t *emit_branch_later(struct emitter *e, unsigned condition)
 	return e->p - 4;
 }
 
+static inline uint8_t *emit_call_later(struct emitter *e)
+{
+	emit8(e, 0xe8);
+	emit32(e, 0);
+	return e->p - 4;
+}
+
 /* Points the rel32 at `at_rw` (writable address) to the executable address `target`. One aligned-enough store. */
 static inline void emit_patch(const struct emitter *e, uint8_t *at_rw, const void *target)
 {

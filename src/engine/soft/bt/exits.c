@@ -14,14 +14,71 @@ static void emit_indirect_exit(struct translation *t)
 	emit_jmp(t->e, cached ? t->bt->jump_cached[MODE_CLASS(t->key)] : t->bt->exit_indirect);
 }
 
-/* JMP, CALL and RET to r11: the dispatcher must find the branch where the target is not canonical. */
-void emit_branch_exit(struct translation *t, enum branch_kind kind, uint16_t extra)
+static void emit_branch_record(struct translation *t, uint32_t record)
 {
-	if (t->code64) {
-		emit_op(t->e, false, 0xc7, 0, in_cpu(CPU_FIELD(branch)));
-		emit32(t->e, BRANCH_RECORD(kind, t->offset[t->i], extra));
-	}
+	if (!t->code64)
+		return;
+	emit_op(t->e, false, 0xc7, 0, in_cpu(CPU_FIELD(branch)));
+	emit32(t->e, record);
+}
+
+/* JMP, CALL and RET to r11: the dispatcher must find the branch where the target is not canonical. */
+static void emit_branch_exit(struct translation *t, enum branch_kind kind, uint16_t extra)
+{
+	emit_branch_record(t, BRANCH_RECORD(kind, t->offset[t->i], extra));
 	emit_indirect_exit(t);
+}
+
+void emit_indirect_jump(struct translation *t)
+{
+	emit_branch_exit(t, BRANCH_JMP, 0);
+}
+
+/*
+ * May calls and returns use the return stack? The key must be the same at the return, and nothing but STAC and CLAC
+ * changes it within translated code.
+ */
+static bool has_return_stack(const struct translation *t)
+{
+	return t->code64 && !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS)) &&
+	       MODE_CLASS(t->key) != TLB_SUPER_AC && !t->block->crosses_page &&
+	       !(t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE | ENGINE_TUNE_RETURNS));
+}
+
+/*
+ * A call whose return address is on another page has no entry, for that page may be mapped elsewhere; nor has one
+ * whose push comes back from C without the address in r11.
+ */
+static bool has_return_entry(const struct translation *t)
+{
+	return has_return_stack(t) && !t->careful && t->insn[t->i].operand_size == 8 && t->offset[t->count] < PAGE_SIZE;
+}
+
+/* The guest's return address, in r11, onto the return stack. A host call must follow. Keeps the flags. */
+static void emit_push_entry(struct translation *t)
+{
+	emit8(t->e, 0x41); /* push r11 */
+	emit8(t->e, 0x53);
+}
+
+/* Behind a host call: a return has come back, with its target in r11 and the flags in struct cpu. */
+static void emit_return_point(struct translation *t)
+{
+	struct emitter *e = t->e;
+	enum flags_place before = t->flags;
+
+	emit_lea(e, H_RSP, at(H_RSP, 8));
+	if (t->linear_known && fits32((int64_t)t->linear)) {
+		emit_op(e, true, 0xc7, 0, in_cpu(CPU_FIELD(rip_page)));
+		emit32(e, t->linear);
+	} else {
+		emit_op(e, true, 0x81, 4, in_reg(H_R11)); /* and r11, page */
+		emit32(e, (uint32_t)PAGE_MASK);
+		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+	}
+	t->flags = FLAGS_CPU;
+	emit_direct_exit(t, t->offset[t->count], t->live_before[t->count]);
+	t->flags = before;
 }
 
 /* The target as a value in r11: the page of this block plus an offset. */
@@ -54,7 +111,7 @@ static struct block_link *new_link(struct translation *t)
  * A direct exit to another page, through a slot of the context's (or the global) link table, which holds the
  * successor's code or the stub. False where that is not possible. Consumes t->flags.
  */
-static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live)
+static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, bool call)
 {
 	struct emitter *e = t->e;
 	struct block_link *link = new_link(t);
@@ -78,6 +135,8 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live)
 		emit_kick_check(t, &leave);
 	}
 	link->flags_in_cpu = t->flags == FLAGS_CPU;
+	if (call)
+		emit_push_entry(t);
 	if (t->linear_known && fits32((int64_t)t->linear + page)) {
 		emit_op(e, true, 0xc7, 0, in_cpu(CPU_FIELD(rip_page)));
 		emit32(e, t->linear + page);
@@ -86,9 +145,11 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live)
 		emit_lea(e, H_R11, at(H_R11, page));
 		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
 	}
-	/* jmp *slot */
-	emit_op(e, false, 0xff, 4,
+	/* jmp or call *slot */
+	emit_op(e, false, 0xff, call ? 2 : 4,
 		in_cpu(table == LINK_GLOBAL ? CPU_FIELD(global_link) + 8 * link->index : LINK_TABLE + 8 * link->index));
+	if (call)
+		emit_return_point(t);
 	link->stub = emit_exec(e);
 	if (!e->overflow) {
 		t->bt->stub[table][link->index] = link->stub;
@@ -114,9 +175,9 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live)
 
 /*
  * A direct exit to `offset`. The block's flags state at this point is t->flags and is left as it was, because
- * the other exit of the block starts from it.
+ * the other exit of the block starts from it. call: r11 has the return address, of which an entry is made.
  */
-void emit_direct_exit(struct translation *t, int64_t offset, unsigned live)
+static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, bool call)
 {
 	struct emitter *e = t->e;
 	struct block_link *link;
@@ -134,7 +195,7 @@ void emit_direct_exit(struct translation *t, int64_t offset, unsigned live)
 		t->flags = before;
 		return;
 	}
-	if (!in_page && emit_far_exit(t, offset, live)) {
+	if (!in_page && emit_far_exit(t, offset, live, call)) {
 		t->flags = before;
 		return;
 	}
@@ -154,7 +215,11 @@ void emit_direct_exit(struct translation *t, int64_t offset, unsigned live)
 	/* The patched rel32 must not straddle a cache line, so that patching is one atomic store. */
 	while (((uintptr_t)e->p + 1) & 3)
 		emit8(e, 0x90);
-	link->patch = emit_branch_later(e, CC_ALWAYS);
+	if (call)
+		emit_push_entry(t);
+	link->patch = call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS);
+	if (call)
+		emit_return_point(t);
 	if (leave)
 		emit_patch_here(e, leave);
 	link->stub = emit_exec(e);
@@ -164,6 +229,51 @@ void emit_direct_exit(struct translation *t, int64_t offset, unsigned live)
 	emit_mov_imm(e, H_R10, (uintptr_t)link);
 	emit_jmp(e, t->bt->exit);
 	t->flags = before;
+}
+
+void emit_direct_exit(struct translation *t, int64_t offset, unsigned live)
+{
+	emit_exit_to(t, offset, live, false);
+}
+
+void emit_direct_call(struct translation *t, int64_t offset, unsigned live)
+{
+	emit_exit_to(t, offset, live, has_return_entry(t));
+}
+
+void emit_indirect_call(struct translation *t)
+{
+	bool entry = has_return_entry(t);
+
+	if (entry)
+		emit_push_entry(t);
+	emit_load(t->e, H_R11, in_cpu(CPU_SCRATCH(0)));
+	if (!entry) {
+		emit_branch_exit(t, BRANCH_CALL, 0);
+		return;
+	}
+	emit_branch_record(t, BRANCH_RECORD(BRANCH_CALL, t->offset[t->i], 0));
+	flags_to_cpu(t);
+	emit_call(t->e, t->bt->jump_cached[MODE_CLASS(t->key)]);
+	emit_return_point(t);
+}
+
+void emit_return(struct translation *t, unsigned size, uint16_t extra)
+{
+	struct emitter *e = t->e;
+	struct cold_exit *cold;
+
+	if (!has_return_stack(t) || size != 8) {
+		emit_branch_exit(t, BRANCH_RET, extra);
+		return;
+	}
+	flags_to_cpu(t);
+	emit_op(e, true, 0x3b, H_R11, at(H_RSP, RETURN_TOP)); /* cmp */
+	cold = &t->cold[t->cold_count++];
+	*cold = (struct cold_exit){ .flags = t->flags, .insn = t->i, .key = t->key,
+				    .unpaired_return = BRANCH_RECORD(BRANCH_RET, t->offset[t->i], extra) };
+	cold->from = emit_branch_later(e, CC_NE);
+	emit8(e, 0xc3); /* ret */
 }
 
 /* May the branch be patched to lead straight to its target's block? */
@@ -210,7 +320,10 @@ void emit_cold_exits(struct translation *t)
 		t->i = cold->insn;
 		t->flags = cold->flags;
 		t->key = cold->key;
-		if (cold->op) {
+		if (cold->unpaired_return) {
+			emit_branch_record(t, cold->unpaired_return);
+			emit_jmp(e, t->bt->return_unpaired[MODE_CLASS(t->key)]);
+		} else if (cold->op) {
 			emit_op_call(t, &t->insn[t->i], cold->op, true);
 		} else if (cold->link) {
 			cold->link->stub = emit_exec(e);

@@ -14,10 +14,15 @@ static inline unsigned other_scratch(struct place place)
 
 /* rip at `offset` from the block's page, into r11. */
 void emit_target(struct translation *t, int64_t offset);
-/* JMP, CALL and RET to r11; extra: the bytes that RET n drops. */
-void emit_branch_exit(struct translation *t, enum branch_kind kind, uint16_t extra);
+/* JMP to r11. */
+void emit_indirect_jump(struct translation *t);
 /* To `offset` from the block's page. t->flags stays as it is: another exit may start from it. */
 void emit_direct_exit(struct translation *t, int64_t offset, unsigned live);
+/* As emit_direct_exit, and a call to scratch[0]: with the return address pushed, and in r11. */
+void emit_direct_call(struct translation *t, int64_t offset, unsigned live);
+void emit_indirect_call(struct translation *t);
+/* RET of `size` bytes to r11, popped; extra: the bytes that RET n drops. */
+void emit_return(struct translation *t, unsigned size, uint16_t extra);
 void emit_conditional(struct translation *t, const struct insn *insn, int64_t next);
 /* LOOPcc and JrCXZ: both ways. */
 void emit_loop_exit(struct translation *t, const struct insn *insn, int64_t next);

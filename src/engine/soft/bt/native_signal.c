@@ -20,7 +20,12 @@ static void on_native_fault(int number, siginfo_t *info, void *context)
 	greg_t *gregs = ((ucontext_t *)context)->uc_mcontext.gregs;
 	struct native_redirect redirect;
 
-	(void)info;
+	uint64_t stack = native_stack_overflow((uint64_t)info->si_addr);
+
+	if (number == SIGSEGV && stack) {
+		gregs[REG_RSP] = stack;
+		return;
+	}
 	if (!native_fault_redirect(gregs[REG_RIP], gregs[REG_TRAPNO], gregs[REG_EFL], &redirect)) {
 		signal(number, SIG_DFL);
 		return;
@@ -37,10 +42,11 @@ int native_rescue_signal(void)
 	return SIGURG;
 }
 
-static void on_rescue(int number)
+static void on_rescue(int number, siginfo_t *info, void *context)
 {
 	(void)number;
-	native_rescue();
+	(void)info;
+	native_rescue(((ucontext_t *)context)->uc_mcontext.gregs[REG_RSP]);
 }
 
 int native_signals_init(void)
@@ -55,7 +61,7 @@ int native_signals_init(void)
 	sigemptyset(&action.sa_mask);
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
 		sigaction(signals[i], &action, NULL);
-	struct sigaction rescue = { .sa_handler = on_rescue, .sa_flags = SA_RESTART | SA_ONSTACK };
+	struct sigaction rescue = { .sa_sigaction = on_rescue, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK };
 
 	sigaction(native_rescue_signal(), &rescue, NULL);
 	return 0;

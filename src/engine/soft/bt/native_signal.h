@@ -22,7 +22,15 @@ bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, st
 
 /* The number of the signal that makes a vCPU's thread call native_rescue(). */
 int native_rescue_signal(void);
-/* Provided by create.c; called in the handler: translated code of this thread's vCPU finds its way to the dispatcher. */
-void native_rescue(void);
+/*
+ * Provided by create.c; called in the handler: translated code of this thread's vCPU finds its way to the dispatcher.
+ * stack_pointer: the interrupted code's.
+ */
+void native_rescue(uint64_t stack_pointer);
+/*
+ * Provided by create.c; called in the handler: where the return stack (return_stack.h) has overflowed, the stack pointer to
+ * do the same instruction with; 0: the access at this address is something else.
+ */
+uint64_t native_stack_overflow(uint64_t address);
 
 #endif

@@ -128,11 +128,11 @@ void emit_leave(struct translation *t, const struct insn *insn)
 	emit_op(t->e, size == 8, 0x8b, H_RBP, from);
 }
 
-/* Pushes the return address; the caller has put what it needs into scratch[0]. */
+/* Pushes the return address, which is in r11 then; the caller has put what it needs into scratch[0]. */
 void emit_push_return(struct translation *t, unsigned size)
 {
 	struct place to = emit_stack_access(t, -(int)size, size, USE_WRITE);
-	unsigned reg = other_scratch(to);
+	unsigned reg = other_scratch(to); /* r11: an operand off rsp takes r10 */
 	uint32_t offset = t->offset[t->count];
 
 	if (t->linear_known) {
@@ -155,5 +155,5 @@ void emit_ret(struct translation *t, const struct insn *insn)
 	uint16_t extra = insn->opcode == 0xc2 ? insn->imm : 0;
 
 	emit_rsp_add(t, size + extra);
-	emit_branch_exit(t, BRANCH_RET, extra);
+	emit_return(t, size, extra);
 }

@@ -38,6 +38,19 @@ static void emit_push_pop(struct emitter *e, uint8_t opcode, unsigned reg)
 	emit8(e, opcode | (reg & 7));
 }
 
+/* From translated code's stack to C's, which is aligned as a call wants it, and back. */
+static void emit_to_c_stack(struct emitter *e)
+{
+	emit_store(e, in_cpu(CPU_FIELD(return_sp)), H_RSP);
+	emit_load(e, H_RSP, in_cpu(CPU_FIELD(c_stack)));
+}
+
+static void emit_to_return_stack(struct emitter *e)
+{
+	emit_load(e, H_RSP, in_cpu(CPU_FIELD(return_sp)));
+}
+
+/* On C's stack: what enter() returns is in rax. */
 static void emit_return_to_c(struct emitter *e)
 {
 	emit_rsp_adjust(e, 8);
@@ -55,6 +68,8 @@ static void emit_enter(struct bt *bt)
 	for (unsigned i = 0; i < sizeof(callee_saved); i++)
 		emit_push_pop(e, 0x50, callee_saved[i]);
 	emit_rsp_adjust(e, -8);
+	emit_store(e, in_cpu(CPU_FIELD(c_stack)), H_RSP);
+	emit_to_return_stack(e);
 	emit_op(e, true, 0x8b, H_R11, in_reg(H_RSI));
 	emit_reload(e);
 	emit8(e, 0x41); /* jmp r11 */
@@ -74,6 +89,7 @@ static void emit_exits(struct bt *bt)
 	bt->exit = emit_exec(e);
 	emit_spill(e);
 	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R10));
+	emit_to_c_stack(e);
 	emit_return_to_c(e);
 }
 
@@ -87,15 +103,17 @@ static void emit_op_thunk(struct bt *bt)
 	emit_spill(e);
 	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
 	emit_op(e, true, 0x8b, H_RSI, in_reg(H_R10));
-	emit_rsp_adjust(e, -8);
+	emit_to_c_stack(e);
 	emit_call_c(e, (void *)bt_run_op);
-	emit_rsp_adjust(e, 8);
 	emit_op(e, false, 0x85, H_RAX, in_reg(H_RAX));
 	leave = emit_branch_later(e, CC_NE);
+	emit_to_return_stack(e);
 	emit_reload(e);
 	emit8(e, 0xc3);
 	emit_patch_here(e, leave);
-	emit_rsp_adjust(e, 8); /* the return address into the block */
+	/* The op may have changed the context or the mode: no entry holds. */
+	emit_load(e, H_RAX, in_cpu(CPU_FIELD(return_bottom)));
+	emit_store(e, in_cpu(CPU_FIELD(return_sp)), H_RAX);
 	emit_mov_imm(e, H_RAX, 0);
 	emit_return_to_c(e);
 }
@@ -111,9 +129,9 @@ static uint8_t *emit_access_thunk(struct bt *bt, const void *function)
 	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
 	emit_op(e, true, 0x8b, H_RSI, in_reg(H_R11));
 	emit_op(e, true, 0x8b, H_RDX, in_reg(H_R10));
-	emit_rsp_adjust(e, -8);
+	emit_to_c_stack(e);
 	emit_call_c(e, function);
-	emit_rsp_adjust(e, 8);
+	emit_to_return_stack(e);
 	emit_op(e, true, 0x8b, H_R10, in_reg(H_RAX));
 	emit_load(e, H_R11, in_cpu(CPU_SCRATCH(3)));
 	emit_reload(e);
@@ -128,9 +146,9 @@ static void emit_commit_thunk(struct bt *bt)
 	bt->careful_commit = emit_exec(e);
 	emit_spill(e);
 	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
-	emit_rsp_adjust(e, -8);
+	emit_to_c_stack(e);
 	emit_call_c(e, (void *)bt_careful_commit);
-	emit_rsp_adjust(e, 8);
+	emit_to_return_stack(e);
 	emit_reload(e);
 	emit8(e, 0xc3);
 }
@@ -144,6 +162,7 @@ static void emit_fault_thunk(struct bt *bt)
 	emit_spill(e);
 	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
 	emit_op(e, true, 0x8b, H_RSI, in_reg(H_R10));
+	emit_to_c_stack(e);
 	emit_call_c(e, (void *)bt_native_fault);
 }
 
@@ -176,6 +195,31 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 	emit_jmp(e, bt->exit_indirect);
 }
 
+/*
+ * r11: where a return goes that is not to the address on top of the return stack. Often it is to the one below: a
+ * function was left by other means, or its call was only to learn where it stands.
+ */
+static void emit_return_thunk(struct bt *bt, enum tlb_class class)
+{
+	struct emitter *e = &bt->e;
+
+	bt->return_unpaired[class] = emit_exec(e);
+	emit_op(e, true, 0x3b, H_R11, at(H_RSP, RETURN_BELOW));
+	emit_jcc(e, CC_NE, bt->jump_cached[class]);
+	emit_rsp_adjust(e, sizeof(struct return_entry));
+	emit8(e, 0xc3);
+}
+
+/* r11: where a return goes that met an entry without a call. */
+static void emit_bottom_thunk(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+
+	bt->return_without_call = emit_exec(e);
+	emit_load(e, H_RSP, in_cpu(CPU_FIELD(return_bottom)));
+	emit_jmp(e, bt->exit_indirect);
+}
+
 void bt_emit_thunks(struct bt *bt)
 {
 	emit_enter(bt);
@@ -188,5 +232,8 @@ void bt_emit_thunks(struct bt *bt)
 	emit_fault_thunk(bt);
 	for (unsigned class = 0; class < TLB_CLASSES; class++)
 		emit_jump_thunk(bt, class);
+	for (unsigned class = 0; class < TLB_CLASSES; class++)
+		emit_return_thunk(bt, class);
+	emit_bottom_thunk(bt);
 	bt->code_start = bt->e.p;
 }

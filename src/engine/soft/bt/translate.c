@@ -201,7 +201,7 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 		break;
 	case BT_CALL:
 		emit_push_return(t, insn->operand_size);
-		emit_direct_exit(t, next + insn->imm, t->live_at_target[t->i]);
+		emit_direct_call(t, next + insn->imm, t->live_at_target[t->i]);
 		break;
 	case BT_RET:
 		emit_ret(t, insn);
@@ -209,13 +209,12 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 	case BT_JMP_RM:
 		emit_rm_to_scratch(t, insn, insn->operand_size);
 		emit_load(e, H_R11, in_cpu(CPU_SCRATCH(0)));
-		emit_branch_exit(t, BRANCH_JMP, 0);
+		emit_indirect_jump(t);
 		break;
 	case BT_CALL_RM:
 		emit_rm_to_scratch(t, insn, insn->operand_size);
 		emit_push_return(t, insn->operand_size);
-		emit_load(e, H_R11, in_cpu(CPU_SCRATCH(0)));
-		emit_branch_exit(t, BRANCH_CALL, 0);
+		emit_indirect_call(t);
 		break;
 	case BT_LOOP:
 		emit_loop_exit(t, insn, next);
@@ -457,7 +456,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		block->crosses_page = true;
 		block->gpa2 = gpa2;
 	}
-	/* One exit for each branch, a second one for the last instruction. */
+	/* One exit for each branch, a second one for the last instruction: where it falls through or a call returns to. */
 	block->link = bt_alloc(bt, (count_branches(&t) + 2) * sizeof(struct block_link));
 	if (!block->link)
 		return NULL;

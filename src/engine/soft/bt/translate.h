@@ -5,6 +5,7 @@
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/classify.h"
 #include "engine/soft/bt/group.h"
+#include "engine/soft/bt/return_stack.h"
 
 /* Where the arithmetic flags are at a point of the block. */
 enum flags_place {
@@ -35,6 +36,7 @@ struct cold_exit {
 	uint8_t insn;		  /* the branch */
 	uint32_t key;		  /* the mode key there */
 	op_function *op;	  /* instead of an exit: does the instruction in C and leaves */
+	uint32_t unpaired_return; /* instead of an exit: what cpu->branch gets; to r11 through the jump cache */
 };
 
 #define MAX_STUBS (BLOCK_MAX_INSNS * 2)
@@ -84,6 +86,9 @@ static inline unsigned host_register(unsigned guest)
 #define CPU_SEG_BASE(s)	   ((int32_t)(offsetof(struct cpu, seg) + (s) * sizeof(struct segment) + offsetof(struct segment, base)))
 #define TLB_READ(class)	   ((int32_t)(offsetof(struct tlb_region, tables.read) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
 #define TLB_WRITE(class)   ((int32_t)(offsetof(struct tlb_region, tables.write) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
+/* The guest addresses of the topmost return entry and of the one below, from the stack pointer. */
+#define RETURN_TOP	   ((int32_t)offsetof(struct return_entry, guest))
+#define RETURN_BELOW	   (RETURN_TOP + (int32_t)sizeof(struct return_entry))
 #define LINK_TABLE	   ((int32_t)offsetof(struct tlb_region, tables.link))
 #define JUMP_TABLE(class)  ((int32_t)(offsetof(struct tlb_region, tables.jump) + (class) * sizeof(struct jump_entry) * JUMP_CACHE_SLOTS))
 

@@ -180,7 +180,9 @@ struct cpu {
 	uint64_t rflags_system; /* RFLAGS without the arithmetic flags, bit 1 set */
 	struct segment seg[SEG_COUNT];
 	struct tlb_region *region; /* the current context's region: the host's gs base */
-	void *host_stack;  /* bt/: C stack while translated code runs */
+	void *c_stack;       /* bt/: C's stack pointer while translated code runs */
+	void *return_sp;     /* bt/return_stack.h: translated code's stack pointer while C runs */
+	void *return_bottom; /* … where that stack is empty */
 	uint8_t bounce[128] __attribute__((aligned(64))); /* bt/: memory operands that cannot be direct */
 
 	/* ---- other threads: atomic access only ---- */
