@@ -235,12 +235,32 @@ static int serial_of(const char *text, struct machine_config *machine, unsigned 
 	return 0;
 }
 
+#define TUNE_CODE_MEMORY "code-memory="
+
 int options_tune_list(FILE *out)
 {
 #define TUNE(name, word, text) fprintf(out, "%-16s %s\n", word, text);
 #include "engine/tune.def"
 #undef TUNE
+	fprintf(out, "%-16s %s\n", TUNE_CODE_MEMORY "SIZE", "after so much translated code, such as 1M, all is translated anew");
 	return fflush(out);
+}
+
+/* --tune code-memory=SIZE */
+static int code_memory_of(const char *word, size_t length, uint64_t *bytes)
+{
+	char text[32] = "";
+	size_t start = strlen(TUNE_CODE_MEMORY), size = length - start;
+	int result;
+
+	memcpy(text, word + start, size < sizeof(text) ? size : sizeof(text) - 1);
+	result = options_size("--tune code-memory", text, bytes);
+	if (result)
+		return result;
+	if (*bytes < ENGINE_CODE_MEMORY_MIN || *bytes > ENGINE_CODE_MEMORY_MAX || *bytes % 4096)
+		return error_set(EINVAL, "--tune %s%s: must be from %uK to %uM, a multiple of 4K", TUNE_CODE_MEMORY, text,
+				 ENGINE_CODE_MEMORY_MIN >> 10, ENGINE_CODE_MEMORY_MAX >> 20);
+	return 0;
 }
 
 /* One "name=value" of --tune. */
@@ -251,8 +271,10 @@ static int tune_one(const char *list, const char *word, size_t length, struct ma
 	const struct choice *row = choice_find(tune_choices, word, name_length);
 	const struct choice *set = choice_find(switch_choices, value, value_length);
 
+	if (!strncmp(word, TUNE_CODE_MEMORY, strlen(TUNE_CODE_MEMORY)))
+		return code_memory_of(word, length, &machine->code_memory);
 	if (!row)
-		return error_set(EINVAL, "--tune %s: '%.*s' is not known; must be list, or =off or =on after %s", list,
+		return error_set(EINVAL, "--tune %s: '%.*s' is not known; must be list, code-memory=SIZE, or =off or =on after %s", list,
 				 (int)name_length, word, choices_text(tune_choices));
 	if (!set)
 		return error_set(EINVAL, "--tune %s: '%.*s' must be %s=off or %s=on", list, (int)length, word, row->word,

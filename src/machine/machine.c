@@ -327,6 +327,7 @@ static int create_engine(struct machine *machine)
 	    .trace = machine->config.trace,
 	    .cpu_count = machine->config.cpu_count,
 	    .tune_off = machine->config.tune_off,
+	    .code_memory = machine->config.code_memory,
 	};
 	int error = machine->engine->vm_create(&machine->vm, &config);
 

@@ -36,6 +36,7 @@ struct machine_config {
 	    rtc_start;  /* s since 1970 UTC at the start; INT64_MIN: the host's (deterministic: 2026-01-01) */
 	unsigned trace; /* ENGINE_TRACE_* */
 	unsigned tune_off; /* ENGINE_TUNE_* */
+	uint64_t code_memory; /* bytes, or 0: see engine_config */
 	enum machine_on_reset on_reset;
 
 	/* Host side of COM1 and COM2: "stdio", "file:PATH", "pty", "unix:PATH", "null"; NULL: no such port.

@@ -72,7 +72,7 @@ static void every_option_reaches_its_field(void **state)
 			       "--cpu", "x86-64-v2,+aes,-popcnt", "--nested", "off", "--vmx-firmware", "unlocked",
 			       "--hypervisor-leaf", "off", "--engine", "soft", "--serial", "file:out", "--serial",
 			       "null", "--clock", "real", "--tsc", "2000000000", "--state-hash", "--on-reset", "restart",
-			       "--trace", "vmx,io", "--tune", "chain=off,groups=off,fast-tlb=off", "--tune", "groups=on", "--boot", "setup", "--module",
+			       "--trace", "vmx,io", "--tune", "chain=off,groups=off,fast-tlb=off", "--tune", "code-memory=2M,groups=on", "--boot", "setup", "--module",
 			       "m one two"),
 			 0);
 	assert_string_equal(machine->kernel, "k");
@@ -95,6 +95,7 @@ static void every_option_reaches_its_field(void **state)
 	assert_int_equal(machine->on_reset, MACHINE_ON_RESET_RESTART);
 	assert_int_equal(machine->trace, ENGINE_TRACE_VMX | ENGINE_TRACE_IO);
 	assert_int_equal(machine->tune_off, ENGINE_TUNE_CHAIN | ENGINE_TUNE_FAST_TLB);
+	assert_int_equal(machine->code_memory, 2 << 20);
 	assert_int_equal(machine->boot, MACHINE_BOOT_SETUP);
 	assert_int_equal(machine->module_count, 1);
 	assert_string_equal(machine->module[0], "m one two");
@@ -178,10 +179,12 @@ static void bad_values_are_named(void **state)
 		{"--clock", "fast", "real or deterministic"}, {"--tsc", "3GHz", "must be a number"},
 		{"--tsc", "1", "must be a number"}, {"--on-reset", "off", "stop or restart"},
 		{"--trace", "", "'' is not known"}, {"--trace", "vmx,", "'' is not known"},
-		{"--trace", "vmx,all", "'all' is not known"}, {"--tune", "tlb=off", "'tlb' is not known; must be list, or =off or =on after chain, jump-cache"},
+		{"--trace", "vmx,all", "'all' is not known"}, {"--tune", "tlb=off", "'tlb' is not known; must be list, code-memory=SIZE, or =off or =on after chain, jump-cache"},
 		{"--tune", "chain", "must be chain=off or chain=on"}, {"--tune", "chain=of", "must be chain=off or"},
 		{"--tune", "chain=off,", "'' is not known"}, {"--tune", "", "'' is not known"}, {"--tune", "list,chain=off", "'list' is not known"},
-		{"--tune", "cha=off", "'cha' is not known"}, {"--tune", "=off", "'' is not known"},
+		{"--tune", "cha=off", "'cha' is not known"}, {"--tune", "code-memory", "'code-memory' is not known"}, {"--tune", "code-memory=", "such as 512M"},
+		{"--tune", "code-memory=36K", "from 40K"}, {"--tune", "code-memory=2G,chain=off", "to 1024M"},
+		{"--tune", "code-memory=1234567890123456789012345678901234567890M", "too large"}, {"--tune", "=off", "'' is not known"},
 		{"--boot", "uefi", "auto or setup"}, {"--module", "", "--module"}, {"--module", " a", "--module"},
 		{"--kernel", "", "empty"}, {"--initrd", "", "empty"}, {"--firmware", "", "empty"},
 	};

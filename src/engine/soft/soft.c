@@ -129,7 +129,7 @@ static int soft_vcpu_create(struct engine_vm *vm, unsigned index, struct engine_
 	cpu->vm = vm;
 	time_init(cpu);
 	cpu->apic = apic_create(cpu);
-	if (!cpu->apic || bt_create(cpu) < 0 || vmx_create(cpu) < 0) {
+	if (!cpu->apic || bt_create(cpu, vm->config.code_memory) < 0 || vmx_create(cpu) < 0) {
 		destroy_cpu(cpu);
 		return error_set(ENOMEM, "not enough memory for vCPU %u", index);
 	}

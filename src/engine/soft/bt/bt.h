@@ -165,7 +165,8 @@ struct bt {
 };
 
 /* ---- create.c (cold) ---- */
-int bt_create(struct cpu *cpu);
+/* code_memory: bytes of translated code after which all is flushed, 0: the default; records are in proportion. */
+int bt_create(struct cpu *cpu, size_t code_memory);
 /* Appends the present blocks to /tmp/perf-PID.map. */
 void bt_write_perf_map(struct bt *bt);
 void bt_destroy(struct cpu *cpu);

@@ -14,8 +14,10 @@
 #include "util/error.h"
 
 #define CODE_SIZE	(48u << 20)
-#define ARENA_SIZE	(64u << 20)
-#define BLOCKS_MAX	(256u * 1024)
+#define ARENA_OF(code)	((code) / 3 * 4) /* bytes of block records beside so much code */
+#define BLOCKS_OF(code) ((code) / 192)
+
+_Static_assert(ENGINE_CODE_MEMORY_MIN >= BLOCK_BUFFER + (12u << 10), "room for the thunks and a few blocks");
 
 #ifndef HWCAP2_FSGSBASE
 #define HWCAP2_FSGSBASE (1 << 1)
@@ -34,19 +36,19 @@ static void *map_anonymous(size_t size)
 static int map_code(struct bt *bt)
 {
 	int fd = memfd_create("nestor-code", MFD_CLOEXEC);
+	size_t size = bt->code_size;
 
-	if (fd < 0 || ftruncate(fd, CODE_SIZE) < 0) {
+	if (fd < 0 || ftruncate(fd, size) < 0) {
 		if (fd >= 0)
 			close(fd);
 		return -errno;
 	}
-	bt->code_size = CODE_SIZE;
-	bt->code_rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	bt->code_exec = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	bt->code_rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	bt->code_exec = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	close(fd);
 	if (bt->code_rw == MAP_FAILED || bt->code_exec == MAP_FAILED)
 		return -ENOMEM;
-	bt->e = (struct emitter){ .p = bt->code_rw, .end = bt->code_rw + CODE_SIZE,
+	bt->e = (struct emitter){ .p = bt->code_rw, .end = bt->code_rw + size,
 				  .exec_offset = bt->code_exec - bt->code_rw };
 	return 0;
 }
@@ -61,8 +63,9 @@ static uint64_t pages_of(const struct guest_memory *memory)
 	return end >> PAGE_SHIFT;
 }
 
-int bt_create(struct cpu *cpu)
+int bt_create(struct cpu *cpu, size_t code_memory)
 {
+	size_t code_size = code_memory ? code_memory : CODE_SIZE;
 	struct bt *bt = calloc(1, sizeof(*bt));
 	unsigned a, b, c, d;
 
@@ -71,9 +74,10 @@ int bt_create(struct cpu *cpu)
 	cpu->bt = bt;
 	bt->cpu = cpu;
 	bt->page_count = pages_of(cpu->memory);
-	bt->arena_start = bt->arena = map_anonymous(ARENA_SIZE);
-	bt->in_order = map_anonymous(BLOCKS_MAX * sizeof(*bt->in_order));
-	bt->in_order_max = BLOCKS_MAX;
+	bt->code_size = code_size;
+	bt->arena_start = bt->arena = map_anonymous(ARENA_OF(code_size));
+	bt->in_order_max = BLOCKS_OF(code_size);
+	bt->in_order = map_anonymous(bt->in_order_max * sizeof(*bt->in_order));
 	bt->hash = map_anonymous(BLOCK_HASH_SLOTS * sizeof(*bt->hash));
 	bt->pages = map_anonymous(bt->page_count * sizeof(*bt->pages));
 	bt->shapes = shape_cache_create(cpu->model);
@@ -87,7 +91,7 @@ int bt_create(struct cpu *cpu)
 		bt_destroy(cpu);
 		return error_set(ENOMEM, "not enough memory for the translator's tables");
 	}
-	bt->arena_end = bt->arena + ARENA_SIZE;
+	bt->arena_end = bt->arena + ARENA_OF(code_size);
 	bt->host_bmi2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI2;
 	bt->host_fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 	bt_emit_thunks(bt);
@@ -109,16 +113,16 @@ void bt_destroy(struct cpu *cpu)
 		return;
 	if (cpu->trace & ENGINE_TRACE_PERF)
 		bt_write_perf_map(bt);
-	unmap(bt->arena_start, ARENA_SIZE);
-	unmap(bt->in_order, BLOCKS_MAX * sizeof(*bt->in_order));
+	unmap(bt->arena_start, ARENA_OF(bt->code_size));
+	unmap(bt->in_order, bt->in_order_max * sizeof(*bt->in_order));
 	unmap(bt->hash, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
 	unmap(bt->pages, bt->page_count * sizeof(*bt->pages));
 	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
 		unmap(bt->stub[table], GLOBAL_LINKS * sizeof(void *));
 		unmap(bt->slot_free[table], GLOBAL_LINKS * sizeof(uint16_t));
 	}
-	unmap(bt->code_rw, CODE_SIZE);
-	unmap(bt->code_exec, CODE_SIZE);
+	unmap(bt->code_rw, bt->code_size);
+	unmap(bt->code_exec, bt->code_size);
 	return_stack_destroy(cpu);
 	shape_cache_destroy(bt->shapes);
 	free(bt);

@@ -431,6 +431,8 @@ void tlb_flush_jumps(struct cpu *cpu, bool all_contexts)
 	struct tlb_state *state = tlb_state_of(cpu);
 
 	empty_jumps(state->current);
+	/* Flushed for want of room, after tlb_fetch: the jump cache is about to be filled all the same. */
+	state->current->jump_used[mem_class(cpu)] = true;
 	if (!all_contexts)
 		return;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
