@@ -38,10 +38,15 @@ PHASES = [
 
 
 class Outcome:
-    """What one run came to. phase: seconds by name; wrong: what went wrong, empty where all went well."""
+    """What one run came to. phase: seconds by name; wrong: what went wrong, empty where all went well.
+
+    results: what a workload computed, by (level, workload); skipped: workloads that the CPU lacks something for.
+    """
 
     def __init__(self):
         self.phase = {}
+        self.results = {}
+        self.skipped = set()
         self.wrong = []
         self.reached = set()
         self.text = []
@@ -53,10 +58,16 @@ class Outcome:
 class Reader:
     """Follows one guest's serial line: which level speaks, and what the marks say."""
 
-    def __init__(self, outcome, start, show):
-        self.outcome, self.show = outcome, show
+    def __init__(self, outcome, start, show, done=None):
+        self.outcome, self.show, self.done = outcome, show, done
         self.level = 1
         self.since = {"first line L1": start}
+
+    def end(self, name, now):
+        if name in self.since:
+            self.outcome.phase[name] = now - self.since.pop(name)
+            if self.done:
+                self.done(name, self.outcome.phase[name])
 
     def line(self, text, now):
         outcome = self.outcome
@@ -65,7 +76,7 @@ class Reader:
         if mark is None:
             name = f"first line L{self.level}"
             if "Linux version" in text and name in self.since:
-                outcome.phase[name] = now - self.since.pop(name)
+                self.end(name, now)
                 self.since[f"boot L{self.level}"] = now
             if self.show:
                 self.show(self.level, text)
@@ -74,8 +85,7 @@ class Reader:
         name = f"{what} L{level}"
         if what == "init":
             name = f"boot L{level}"
-            if name in self.since:
-                outcome.phase[name] = now - self.since.pop(name)
+            self.end(name, now)
             note = f"init runs; the kernel's clock says {value} s"
         elif what == "next":
             self.level = level + 1 if value == "begin" else level
@@ -88,19 +98,29 @@ class Reader:
         elif what == "off":
             outcome.reached.add(name)
             note = "powers off"
+        elif what == "check":
+            workload, _, result = value.partition(" ")
+            outcome.results[level, workload] = result
+            note = f"{workload} gave {result}"
+        elif what == "skipped":
+            outcome.skipped.add(f"{value} L{level}")
+            outcome.phase.pop(f"{value} L{level}", None)
+            note = f"cannot run {value}"
         elif value == "begin":
             self.since[name] = now
             return
         else:
-            if name in self.since:
-                outcome.phase[name] = now - self.since.pop(name)
+            self.end(name, now)
             note = f"{what}: {outcome.phase.get(name, 0):.2f} s"
         if self.show:
             self.show(level, "* " + note)
 
 
-def run(command, limit, show=None, serial=None, ended=None):
+def run(command, limit, show=None, serial=None, ended=None, stall=None, done=None, watch=None):
     """Runs command for at most `limit` seconds. show(level, line) is called for every line as it comes.
+
+    stall: seconds without a line after which it is taken to hang. done(name, seconds) is called for every phase that
+    has ended, watch(pid) for every mark.
 
     serial: the master side of a terminal that carries the serial line instead of standard output; closed here. ended:
     a mark after which the command may be ended ("off L1"), and its status then means nothing: for an emulator that
@@ -112,13 +132,18 @@ def run(command, limit, show=None, serial=None, ended=None):
                                stdout=subprocess.DEVNULL if serial else subprocess.PIPE,
                                stderr=None if serial is None else subprocess.DEVNULL, start_new_session=True)
     source = serial if serial else process.stdout.fileno()
-    reader = Reader(outcome, start, show)
+    reader = Reader(outcome, start, show, done)
     pending = b""
+    heard = start
     try:
         while True:
             left = start + limit - time.monotonic()
             if left <= 0:
-                outcome.wrong.append(f"not finished after {limit} s")
+                outcome.wrong.append(f"not finished after {limit:.0f} s")
+                break
+            if stall and time.monotonic() - heard > stall:
+                outcome.wrong.append(f"hung: silent for {stall:.0f} s" +
+                                     (f" in {', '.join(sorted(reader.since))}" if reader.since else ""))
                 break
             ready, _, _ = select.select([source], [], [], min(left, 0.2))
             now = time.monotonic()
@@ -127,11 +152,14 @@ def run(command, limit, show=None, serial=None, ended=None):
                 if not data:
                     break
                 pending += data
+                heard = now
                 *lines, pending = pending.split(b"\n")
                 for line in lines:
                     # Firmware clears the screen; guests end lines with CR LF.
                     text = re.sub(r"\x1b[\[c][0-9;?=]*[A-Za-z]?", "", line.decode("latin-1")).strip("\r")
                     reader.line(text, now)
+                    if watch and text.startswith("::"):
+                        watch(process.pid)
             elif process.poll() is not None and serial:
                 if ended not in outcome.reached:
                     outcome.wrong.append("ended before its guest did")

@@ -5,6 +5,7 @@ cpio.py OUTPUT ENTRY...  where an ENTRY is
   dir:PATH            a directory
   file:PATH=SOURCE    a file, mode 0644, or 0755 when SOURCE is executable
   link:PATH=TARGET    a symbolic link
+  tree:PATH=SOURCE    a folder with all that is in it
 Parent directories are made as needed. Everything belongs to root and has no time.
 """
 import os
@@ -30,10 +31,21 @@ def main():
             made.add(path)
             archive.append(entry(len(archive) + 1, path, 0o040755, b"", 2))
 
-    for item in items:
+    def tree(path, source):
+        directory(path)
+        for name in sorted(os.listdir(source)):
+            inner, at = os.path.join(path, name), os.path.join(source, name)
+            if os.path.islink(at):
+                add(f"link:{inner}={os.readlink(at)}")
+            elif os.path.isdir(at):
+                tree(inner, at)
+            else:
+                add(f"file:{inner}={at}")
+
+    def add(item):
         kind, _, rest = item.partition(":")
         path, _, source = rest.partition("=")
-        directory(path if kind == "dir" else os.path.dirname(path))
+        directory(path if kind in ("dir", "tree") else os.path.dirname(path))
         if kind == "file":
             with open(source, "rb") as stream:
                 data = stream.read()
@@ -41,8 +53,13 @@ def main():
             archive.append(entry(len(archive) + 1, path, mode, data))
         elif kind == "link":
             archive.append(entry(len(archive) + 1, path, 0o120777, source.encode()))
+        elif kind == "tree":
+            tree(path, source)
         elif kind != "dir":
-            sys.exit(f"cpio.py: {item}: not dir:, file: or link:")
+            sys.exit(f"cpio.py: {item}: not dir:, file:, link: or tree:")
+
+    for item in items:
+        add(item)
     archive.append(entry(0, "TRAILER!!!", 0, b""))
     temporary = output + ".new"
     with open(temporary, "wb") as stream:
