@@ -293,6 +293,7 @@ void bt_flush(struct bt *bt)
 	bt->in_order_count = 0;
 	bt->arena = bt->arena_start;
 	bt->e.p = bt->code_start;
+	bt->cold.p = bt->cold_start;
 	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++)
 		bt->slots_used[table] = bt->slots_free[table] = bt->slots_dropped[table] = 0;
 	bt->flushes++;

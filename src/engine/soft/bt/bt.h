@@ -39,7 +39,7 @@
 
 #define BLOCK_MAX_INSNS 48
 #define BLOCK_SIDE_EXITS 5 /* conditional branches that a block goes on behind */
-#define BLOCK_BUFFER    (24 * 1024) /* bytes of host code that a block may take at most */
+#define BLOCK_BUFFER    (24 * 1024) /* bytes of host code that a block may take at most, of each kind */
 
 /* Key bits besides cpu->mode. */
 #define KEY_ONE     (1u << 30) /* one instruction, always leaves to the dispatcher */
@@ -122,10 +122,12 @@ struct page_info {
 
 struct bt {
 	struct cpu *cpu;
-	struct emitter e;
+	struct emitter e;    /* the main lines of blocks */
+	struct emitter cold; /* what is seldom executed, kept apart so that the main lines lie close together */
 	uint8_t *code_rw, *code_exec;
 	size_t code_size;
 	uint8_t *code_start; /* behind the thunks, writable */
+	uint8_t *cold_start;
 	uint8_t *arena, *arena_start, *arena_end; /* block records; reset by bt_flush */
 	struct block **in_order; /* by code address */
 	uint32_t in_order_count, in_order_max;

@@ -48,8 +48,10 @@ static int map_code(struct bt *bt)
 	close(fd);
 	if (bt->code_rw == MAP_FAILED || bt->code_exec == MAP_FAILED)
 		return -ENOMEM;
-	bt->e = (struct emitter){ .p = bt->code_rw, .end = bt->code_rw + size,
-				  .exec_offset = bt->code_exec - bt->code_rw };
+	/* Main lines take somewhat more than what is seldom executed. */
+	bt->cold_start = bt->code_rw + size / 16 * 9;
+	bt->e = (struct emitter){ .p = bt->code_rw, .end = bt->cold_start, .exec_offset = bt->code_exec - bt->code_rw };
+	bt->cold = (struct emitter){ .p = bt->cold_start, .end = bt->code_rw + size, .exec_offset = bt->e.exec_offset };
 	return 0;
 }
 

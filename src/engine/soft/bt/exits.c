@@ -107,6 +107,15 @@ static struct block_link *new_link(struct translation *t)
 	return &t->block->link[t->block->link_count++];
 }
 
+/* Leaves through a link that leads nowhere yet, or when kicked. */
+static void emit_link_stub(struct translation *t, struct block_link *link)
+{
+	link->stub = emit_exec(t->e);
+	flags_to_cpu(t);
+	emit_mov_imm(t->e, H_R10, (uintptr_t)link);
+	emit_jmp(t->e, t->bt->exit);
+}
+
 /*
  * A direct exit to another page, through a slot of the context's (or the global) link table, which holds the
  * successor's code or the stub. False where that is not possible. Consumes t->flags.
@@ -150,7 +159,10 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 		in_cpu(table == LINK_GLOBAL ? CPU_FIELD(global_link) + 8 * link->index : LINK_TABLE + 8 * link->index));
 	if (call)
 		emit_return_point(t);
-	link->stub = emit_exec(e);
+	e = emit_aside(t);
+	enum flags_place at_slot = t->flags;
+
+	emit_link_stub(t, link);
 	if (!e->overflow) {
 		t->bt->stub[table][link->index] = link->stub;
 		if (table == LINK_GLOBAL)
@@ -158,11 +170,6 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 		else
 			tlb_set_link(t->bt->cpu, link->index, link->stub);
 	}
-	enum flags_place at_slot = t->flags;
-
-	flags_to_cpu(t);
-	emit_mov_imm(e, H_R10, (uintptr_t)link);
-	emit_jmp(e, t->bt->exit);
 	if (leave) {
 		emit_patch_here(e, leave);
 		t->flags = at_slot;
@@ -170,6 +177,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 		emit_target(t, offset);
 		emit_jmp(e, t->bt->exit_indirect);
 	}
+	emit_main_line(t);
 	return true;
 }
 
@@ -212,22 +220,17 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, b
 		emit_kick_check(t, &leave);
 	}
 	*link = (struct block_link){ .from = t->block, .key = t->key, .target = (int32_t)offset, .flags_in_cpu = t->flags == FLAGS_CPU };
-	/* The patched rel32 must not straddle a cache line, so that patching is one atomic store. */
-	while (((uintptr_t)e->p + 1) & 3)
-		emit8(e, 0x90);
 	if (call)
 		emit_push_entry(t);
 	link->patch = call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS);
 	if (call)
 		emit_return_point(t);
+	e = emit_aside(t);
 	if (leave)
 		emit_patch_here(e, leave);
-	link->stub = emit_exec(e);
-	if (!e->overflow)
-		emit_patch(e, link->patch, link->stub);
-	flags_to_cpu(t);
-	emit_mov_imm(e, H_R10, (uintptr_t)link);
-	emit_jmp(e, t->bt->exit);
+	emit_patch_here(e, link->patch);
+	emit_link_stub(t, link);
+	emit_main_line(t);
 	t->flags = before;
 }
 
@@ -279,8 +282,29 @@ void emit_return(struct translation *t, unsigned size, uint16_t extra)
 /* May the branch be patched to lead straight to its target's block? */
 static bool is_patchable(const struct translation *t, int64_t offset)
 {
-	return (t->code64 || t->key & MODE_CODE32) && offset > t->offset[t->i] && offset < (int64_t)PAGE_SIZE &&
+	return (t->code64 || t->key & MODE_CODE32) && offset >= 0 && offset < (int64_t)PAGE_SIZE &&
 	       !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN);
+}
+
+/*
+ * The backward branch of a loop, with its look at the kick word in the main line: taken, it is one branch. Leaves
+ * t->flags as they are where it is not taken.
+ */
+static void emit_loop_branch(struct translation *t, unsigned condition, struct cold_exit *cold)
+{
+	struct emitter *e = t->e;
+	enum flags_place before = t->flags;
+	uint8_t *not_taken = emit_branch_later(e, condition ^ 1);
+
+	flags_before_clobber(t, t->live_at_target[t->i]);
+	emit_op(e, false, 0x83, 7, in_cpu(CPU_FIELD(kick))); /* cmp dword kick, 0 */
+	emit8(e, 0);
+	cold->link->patch = emit_branch_later(e, CC_E);
+	cold->link->flags_in_cpu = t->flags == FLAGS_CPU;
+	cold->flags = t->flags;
+	cold->from = emit_branch_later(e, CC_ALWAYS);
+	emit_patch_here(e, not_taken);
+	t->flags = before;
 }
 
 /* Jcc: the taken way's code stands behind the main line, which goes on with the next instruction. */
@@ -288,6 +312,7 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 {
 	struct emitter *e = t->e;
 	struct cold_exit *cold = &t->cold[t->cold_count++];
+	unsigned condition = insn->opcode & 15;
 
 	flags_to_host(t, H_R11);
 	if (t->counted && t->flags == FLAGS_HOST) {
@@ -300,39 +325,47 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 	if (is_patchable(t, cold->offset)) {
 		cold->link = new_link(t);
 		*cold->link = (struct block_link){ .from = t->block, .key = t->key, .target = (int32_t)cold->offset };
-		/* The patched rel32 must not straddle a cache line. */
-		while (((uintptr_t)e->p + 2) & 3)
-			emit8(e, 0x90);
+		if (cold->offset <= t->offset[t->i]) {
+			emit_loop_branch(t, condition, cold);
+			return;
+		}
 	}
-	cold->from = emit_branch_later(e, insn->opcode & 15);
+	cold->from = emit_branch_later(e, condition);
 	if (cold->link)
 		cold->link->patch = cold->from;
 }
 
-void emit_cold_exits(struct translation *t)
+static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
 {
 	struct emitter *e = t->e;
 
-	for (unsigned i = 0; i < t->cold_count && !e->overflow; i++) {
-		struct cold_exit *cold = &t->cold[i];
+	emit_patch_here(e, cold->from);
+	if (cold->unpaired_return) {
+		emit_branch_record(t, cold->unpaired_return);
+		emit_jmp(e, t->bt->return_unpaired[MODE_CLASS(t->key)]);
+	} else if (cold->op) {
+		emit_op_call(t, &t->insn[t->i], cold->op, true);
+	} else if (cold->link) {
+		emit_patch_here(e, cold->link->patch);
+		emit_link_stub(t, cold->link);
+	} else {
+		emit_direct_exit(t, cold->offset, t->live_at_target[t->i]);
+	}
+}
 
-		emit_patch_here(e, cold->from);
+void emit_cold_exits(struct translation *t)
+{
+	for (unsigned i = 0; i < t->cold_count && !t->bt->e.overflow; i++) {
+		const struct cold_exit *cold = &t->cold[i];
+
 		t->i = cold->insn;
 		t->flags = cold->flags;
 		t->key = cold->key;
-		if (cold->unpaired_return) {
-			emit_branch_record(t, cold->unpaired_return);
-			emit_jmp(e, t->bt->return_unpaired[MODE_CLASS(t->key)]);
-		} else if (cold->op) {
-			emit_op_call(t, &t->insn[t->i], cold->op, true);
-		} else if (cold->link) {
-			cold->link->stub = emit_exec(e);
-			flags_to_cpu(t);
-			emit_mov_imm(e, H_R10, (uintptr_t)cold->link);
-			emit_jmp(e, t->bt->exit);
-		} else {
-			emit_direct_exit(t, cold->offset, t->live_at_target[cold->insn]);
-		}
+		/* An exit to another page is as often taken as not; the others lead out of translated code. */
+		if (cold->unpaired_return || cold->op || cold->link)
+			emit_aside(t);
+		emit_cold_exit(t, cold);
+		emit_main_line(t);
 	}
 }
 

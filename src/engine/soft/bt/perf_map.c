@@ -15,6 +15,8 @@ void bt_write_perf_map(struct bt *bt)
 		return;
 	fprintf(file, "%lx %lx nestor:thunks\n", (unsigned long)bt->code_exec,
 		(unsigned long)(bt->code_start - bt->code_rw));
+	fprintf(file, "%lx %lx nestor:cold\n", (unsigned long)(bt->cold_start + bt->cold.exec_offset),
+		(unsigned long)(bt->cold.p - bt->cold_start));
 	for (uint32_t i = 0; i < bt->in_order_count; i++) {
 		const struct block *b = bt->in_order[i];
 		const char *level = b->key & MODE_NONROOT ? "L2" : "L1";

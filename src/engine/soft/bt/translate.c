@@ -285,7 +285,7 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 
 static void emit_stubs(struct translation *t)
 {
-	struct emitter *e = t->e;
+	struct emitter *e = emit_aside(t);
 
 	for (unsigned i = 0; i < t->stub_count && !e->overflow; i++) {
 		const struct slow_stub *stub = &t->stub[i];
@@ -308,6 +308,7 @@ static void emit_stubs(struct translation *t)
 			emit_op(e, true, 0x03, H_R11, in_reg(H_R10));
 		emit_jmp(e, stub->resume + e->exec_offset);
 	}
+	emit_main_line(t);
 }
 
 static bool is_byte_shift(const struct insn *insn)
@@ -422,7 +423,7 @@ static bool finish(struct translation *t)
 		for (unsigned i = 0; i < t->site_count; i++)
 			block->site[i] = t->site[i];
 	}
-	return !t->e->overflow;
+	return !t->bt->e.overflow && !bt->cold.overflow;
 }
 
 struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t key, const uint8_t *page,
@@ -431,9 +432,9 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	struct translation t;
 	struct emitter *e = &bt->e;
 	struct block *block = bt_alloc(bt, sizeof(*block));
-	uint8_t *used_up = NULL;
+	uint8_t *used_up = NULL, *cold_rw;
 
-	if (!block || e->end - e->p < BLOCK_BUFFER)
+	if (!block || e->end - e->p < BLOCK_BUFFER || bt->cold.end - bt->cold.p < BLOCK_BUFFER)
 		return NULL;
 	*block = (struct block){ .gpa = gpa, .key = key, .linear = block_linear_key(linear) };
 	t.bt = bt;
@@ -464,8 +465,9 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	compute_liveness(&t, page);
 	plan_groups(&t);
 
-	e->overflow = false;
+	e->overflow = bt->cold.overflow = false;
 	t.base_rw = e->p;
+	cold_rw = bt->cold.p;
 	block->base = emit_exec(e);
 	block->code_mem = emit_exec(e);
 	if (t.counted) {
@@ -501,14 +503,17 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	emit_stubs(&t);
 	if (used_up) {
 		/* The budget ends within the block: the dispatcher makes a shorter one. */
+		e = emit_aside(&t);
 		emit_patch_here(e, used_up);
 		emit_op(e, true, 0x81, 0, in_cpu(CPU_FIELD(budget))); /* add */
 		emit32(e, t.count);
 		emit_target(&t, t.offset[0]);
 		emit_jmp(e, bt->exit_indirect);
+		e = emit_main_line(&t);
 	}
 	if (!finish(&t)) {
 		e->p = t.base_rw;
+		bt->cold.p = cold_rw;
 		return NULL;
 	}
 	bt->translated_blocks++;

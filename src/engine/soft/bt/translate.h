@@ -27,7 +27,7 @@ struct slow_stub {
 	bool address_form; /* the main line wants the host address in r11, not the addend in r10 */
 };
 
-/* An exit whose code stands behind the main line. */
+/* An exit whose code stands behind the main line, or aside. */
 struct cold_exit {
 	uint8_t *from;		  /* rel32 of the branch to it */
 	struct block_link *link;  /* connected by patching `from`; NULL: the code there makes its own exit */
@@ -44,7 +44,7 @@ struct cold_exit {
 
 struct translation {
 	struct bt *bt;
-	struct emitter *e;
+	struct emitter *e; /* bt's e or cold: emit_aside */
 	struct block *block;
 	uint32_t key;
 	bool code64, careful;
@@ -77,6 +77,20 @@ static inline unsigned host_register(unsigned guest)
 	return guest == REG_RSP			? H_R15
 	       : guest == REG_R10 || guest == REG_R11 || guest == REG_R15 ? H_NONE
 									     : guest;
+}
+
+/* What is emitted from here on stands apart, reached by jumps only; returns the emitter for it. */
+static inline struct emitter *emit_aside(struct translation *t)
+{
+	t->e = &t->bt->cold;
+	return t->e;
+}
+
+/* … and is the block's main line again. */
+static inline struct emitter *emit_main_line(struct translation *t)
+{
+	t->e = &t->bt->e;
+	return t->e;
 }
 
 #define CPU_FIELD(field)   ((int32_t)offsetof(struct cpu, field))
