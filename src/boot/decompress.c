@@ -1,13 +1,14 @@
 /*
- * One function per format. Each gets a sink that is either exactly as large as the announced output, or
- * grows; it writes through sink_room() and reports only whether the stream was good. Every library checks the
- * stream's own checksums; nothing here trusts a length from the stream.
+ * One function per format, most of them for a library's. Each gets a sink that is either exactly as large as
+ * the announced output, or grows; it writes through sink_room() and reports only whether the stream was good.
+ * Every library checks the stream's own checksums; nothing here trusts a length from the stream.
  */
 #include "boot/decompress.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #ifdef NESTOR_HAVE_ZLIB
 #include <zlib.h>
@@ -28,14 +29,28 @@
 #include <lzo/lzo1x.h>
 #endif
 
+#include "boot/xz.h"
 #include "util/error.h"
+
+#define HUGE_PAGE ((size_t)2 << 20)
 
 enum outcome { GOOD, CORRUPT, TRUNCATED, TOO_LARGE, NO_MEMORY, MISSING };
 
 struct sink {
-	uint8_t *data;
+	uint8_t *data; /* with XZ_SLACK bytes behind its room */
 	size_t size, room, max;
 };
+
+/* 60 MB of a kernel by pages of 4 KiB would be a tenth of the time to unpack it, in a nested VMM a quarter.
+ */
+static void advise_huge_pages(uint8_t *data, size_t size)
+{
+	uintptr_t start = ((uintptr_t)data + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+	uintptr_t end = ((uintptr_t)data + size) & ~(HUGE_PAGE - 1);
+
+	if (end > start)
+		madvise((void *)start, end - start, MADV_HUGEPAGE); /* a refusal costs speed only */
+}
 
 /* Makes room for at least `want` more bytes; false at the bound or without memory. */
 static enum outcome sink_room(struct sink *sink, size_t want)
@@ -51,9 +66,10 @@ static enum outcome sink_room(struct sink *sink, size_t want)
 		room = room * 2 < sink->max ? room * 2 : sink->max;
 	if (room == sink->room)
 		return GOOD;
-	larger = realloc(sink->data, room);
+	larger = realloc(sink->data, room + XZ_SLACK);
 	if (!larger)
 		return NO_MEMORY;
+	advise_huge_pages(larger, room);
 	sink->data = larger;
 	sink->room = room;
 	return GOOD;
@@ -131,7 +147,7 @@ static enum outcome unpack_lzma_family(struct sink *sink, const uint8_t *data, s
 	return outcome;
 }
 
-static enum outcome unpack_xz(struct sink *sink, const uint8_t *data, size_t size)
+static enum outcome unpack_other_xz(struct sink *sink, const uint8_t *data, size_t size)
 {
 	return unpack_lzma_family(sink, data, size, false);
 }
@@ -141,8 +157,8 @@ static enum outcome unpack_lzma(struct sink *sink, const uint8_t *data, size_t s
 	return unpack_lzma_family(sink, data, size, true);
 }
 #else
-#define unpack_xz   unpack_missing
-#define unpack_lzma unpack_missing
+#define unpack_other_xz unpack_missing
+#define unpack_lzma     unpack_missing
 #endif
 
 #ifdef NESTOR_HAVE_ZSTD
@@ -398,6 +414,17 @@ static enum outcome __attribute__((unused))
 unpack_missing(struct sink *sink, const uint8_t *data, size_t size)
 {
 	return MISSING;
+}
+
+/* A kernel's payload by our own decoder, which is made for it; anything else, and what is broken, by liblzma.
+ */
+static enum outcome unpack_xz(struct sink *sink, const uint8_t *data, size_t size)
+{
+	if (sink->room == sink->max && xz_unpack(sink->data, sink->max, data, size)) {
+		sink->size = sink->max;
+		return GOOD;
+	}
+	return unpack_other_xz(sink, data, size);
 }
 
 static const struct format {
