@@ -9,8 +9,10 @@ def document(bench):
     cells = {}
     for name in bench.names:
         for cell, seconds in figures.seconds[name].items():
+            cpu = figures.cpu[name].get(cell)
+            chosen = cpu if cpu and bench.arguments.clock == "cpu" else seconds
             cells.setdefault(cell, {})[name] = {
-                "median": statistics.median(seconds), "min": min(seconds), "max": max(seconds), "all": seconds}
+                "median": statistics.median(chosen), "min": min(chosen), "max": max(chosen), "wall": seconds, "cpu": cpu}
     return {"peers": bench.names, "runs": bench.arguments.runs, "scale": bench.arguments.scale, "cells": cells,
             "wrong": {name: lines for name, lines in figures.wrong.items() if lines},
             "hung": {name: sorted(found) for name, found in figures.hung.items() if found},

@@ -5,8 +5,9 @@ a smaller size (a slow one), the seconds are scaled up in proportion.
 """
 import collections
 
-# size: of the full workload, in `unit`s, which is what bench/guest/work takes. at_least: the smallest that means something.
-Workload = collections.namedtuple("Workload", "name text group size at_least")
+# size: of the full workload, in units of bench/guest/work. at_least: the smallest that means something. qemu: what QEMU's
+# size is divided by, where the full one would take it minutes.
+Workload = collections.namedtuple("Workload", "name text group size at_least qemu", defaults=[1])
 
 WORKLOADS = [
     Workload("sha256", "sha256 of 64 MB", "compute", 64, 4),
@@ -14,9 +15,9 @@ WORKLOADS = [
     Workload("sort", "sort of 1,000,000 lines", "compute", 1000, 50),
     Workload("compile", "4 compilations of stb_image_resize (gcc -O2)", "compute", 4, 1),
     Workload("sqlite", "SQLite session, 100,000 rows", "compute", 100000, 5000),
-    Workload("matrix", "300 matrix products, SSE2", "float", 300, 15),
-    Workload("matrix_avx2", "600 matrix products, AVX2 and FMA", "float", 600, 30),
-    Workload("nbody", "n-body, 10,000,000 steps, scalar", "float", 10000, 500),
+    Workload("matrix", "100 matrix products, SSE2", "float", 100, 5, 10),
+    Workload("matrix_avx2", "200 matrix products, AVX2 and FMA", "float", 200, 10, 20),
+    Workload("nbody", "n-body, 8,000,000 steps, scalar", "float", 8000, 400, 10),
     Workload("stream", "streaming over 8 GB of memory", "memory", 50, 3),
     Workload("chase", "10,000,000 dependent loads in 16 MB", "memory", 10, 1),
     Workload("spawn", "10,000 processes (fork, exec, exit)", "system", 10000, 300),

@@ -40,11 +40,13 @@ PHASES = [
 class Outcome:
     """What one run came to. phase: seconds by name; wrong: what went wrong, empty where all went well.
 
+    cpu: the same in seconds of this host's CPUs, all threads and ended children, which other work here disturbs less.
     results: what a workload computed, by (level, workload); skipped: workloads that the CPU lacks something for.
     """
 
     def __init__(self):
         self.phase = {}
+        self.cpu = {}
         self.results = {}
         self.skipped = set()
         self.wrong = []
@@ -55,17 +57,34 @@ class Outcome:
         return not self.wrong and all(f"off L{level}" in self.reached for level in range(1, levels + 1))
 
 
+def cpu_seconds(pid):
+    """What a process's threads and its children that have ended used of this host's CPUs."""
+    nanoseconds = 0
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat") as stream:
+                nanoseconds += int(stream.read().split()[0])
+        with open(f"/proc/{pid}/stat") as stream:
+            children = sum(int(field) for field in stream.read().rpartition(")")[2].split()[13:15])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return nanoseconds / 1e9 + children / os.sysconf("SC_CLK_TCK")
+
+
 class Reader:
     """Follows one guest's serial line: which level speaks, and what the marks say."""
 
-    def __init__(self, outcome, start, show, done=None):
-        self.outcome, self.show, self.done = outcome, show, done
+    def __init__(self, outcome, start, show, done=None, pid=None):
+        self.outcome, self.show, self.done, self.pid = outcome, show, done, pid
+        self.cpu_since = {}
         self.level = 1
         self.since = {"first line L1": start}
 
     def end(self, name, now):
         if name in self.since:
             self.outcome.phase[name] = now - self.since.pop(name)
+            if name in self.cpu_since:
+                self.outcome.cpu[name] = cpu_seconds(self.pid) - self.cpu_since.pop(name)
             if self.done:
                 self.done(name, self.outcome.phase[name])
 
@@ -108,6 +127,8 @@ class Reader:
             note = f"cannot run {value}"
         elif value == "begin":
             self.since[name] = now
+            if self.pid:
+                self.cpu_since[name] = cpu_seconds(self.pid)
             return
         else:
             self.end(name, now)
@@ -132,7 +153,7 @@ def run(command, limit, show=None, serial=None, ended=None, stall=None, done=Non
                                stdout=subprocess.DEVNULL if serial else subprocess.PIPE,
                                stderr=None if serial is None else subprocess.DEVNULL, start_new_session=True)
     source = serial if serial else process.stdout.fileno()
-    reader = Reader(outcome, start, show, done)
+    reader = Reader(outcome, start, show, done, process.pid)
     pending = b""
     heard = start
     try:
