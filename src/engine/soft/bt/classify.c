@@ -594,6 +594,14 @@ static unsigned other_memory(struct bt *bt, const struct insn *insn, uint32_t ke
 	return key & (insn->prefixes & PREFIX_OPSIZE ? MODE_SSE : MODE_FPU) ? C(maskmov) : BT_FPU_UNAVAILABLE;
 }
 
+static bool has_inline_string(const struct cpu *cpu, const struct insn *insn, uint32_t key)
+{
+	bool base = insn->prefixes & PREFIX_SEGMENT && (insn->segment == SEG_FS || insn->segment == SEG_GS);
+
+	return insn->address_size == 8 && !base && !(key & (KEY_CAREFUL | MODE_ALIGN)) &&
+	       !(cpu->tune_off & ENGINE_TUNE_STRINGS);
+}
+
 /* The inline form of a C function where the mode key allows it. */
 static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key)
 {
@@ -621,6 +629,9 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 	if (!(key & MODE_CODE64))
 		return insn->op;
 	switch (insn->op) {
+	case C(movs):
+	case C(stos):
+		return has_inline_string(cpu, insn, key) ? BT_STRING : insn->op;
 	case C(rdtsc):
 		return direct_tsc ? BT_RDTSC : insn->op;
 	case C(rdtscp):

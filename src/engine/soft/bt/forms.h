@@ -49,4 +49,7 @@ void emit_bswap(struct translation *t, const struct insn *insn);
 void emit_xlat(struct translation *t, const struct insn *insn);
 void emit_bit_string(struct translation *t, const struct insn *insn);
 
+/* ---- string_forms.c: MOVS and STOS in 64-bit code, of 64-bit addresses in segments without a base ---- */
+void emit_string(struct translation *t, const struct insn *insn);
+
 #endif

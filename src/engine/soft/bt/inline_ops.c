@@ -26,7 +26,7 @@ void emit_sti(struct translation *t, const struct insn *insn)
 {
 	struct cold_exit *cold;
 
-	if (t->i + 1 >= t->count || t->insn[t->i + 1].op >= BT_OP || t->insn[t->i + 1].op == BT_UNDEFINED ||
+	if (t->i + 1 >= t->count || t->insn[t->i + 1].op >= BT_OP || t->insn[t->i + 1].op == BT_UNDEFINED || t->insn[t->i + 1].op == BT_STRING ||
 	    t->cold_count >= sizeof(t->cold) / sizeof(t->cold[0]) - 2) {
 		emit_op_call(t, insn, op_sti, true);
 		return;

@@ -273,6 +273,9 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 		emit_flags_image(t);
 		emit_push_scratch(t, 8);
 		break;
+	case BT_STRING:
+		emit_string(t, insn);
+		break;
 	case BT_MOV_FROM_SEGMENT:
 		emit_mov_from_segment(t, insn);
 		break;
