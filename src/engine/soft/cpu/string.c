@@ -342,6 +342,11 @@ static void set_compare_flags(struct cpu *cpu, unsigned size, uint64_t a, uint64
 	cpu->cc_of = overflow;
 }
 
+/*
+ * The flags are set only where SCAS or CMPS is left: a page fault restores what they were before the instruction (SDM,
+ * REP/REPE/REPZ/REPNE/REPNZ).
+ */
+
 /* True where the repetition ends after a comparison with this outcome. */
 static inline bool ends(const struct insn *insn, bool equal)
 {
@@ -373,12 +378,11 @@ void op_scas(struct cpu *cpu, const struct insn *insn)
 			n = 1;
 			s.work += SLOW_WORK;
 		}
-		set_compare_flags(cpu, s.size, wanted, value);
 		advance(&s, USES_DI, n);
-		if (s.repeat && ends(insn, value == wanted))
+		if ((s.repeat && ends(insn, value == wanted)) || !s.count || interrupted(&s)) {
+			set_compare_flags(cpu, s.size, wanted, value);
 			return;
-		if (interrupted(&s))
-			return;
+		}
 	}
 }
 
@@ -416,11 +420,10 @@ void op_cmps(struct cpu *cpu, const struct insn *insn)
 			n = 1;
 			s.work += SLOW_WORK;
 		}
-		set_compare_flags(cpu, s.size, a, b);
 		advance(&s, USES_SI | USES_DI, n);
-		if (s.repeat && ends(insn, a == b))
+		if ((s.repeat && ends(insn, a == b)) || !s.count || interrupted(&s)) {
+			set_compare_flags(cpu, s.size, a, b);
 			return;
-		if (interrupted(&s))
-			return;
+		}
 	}
 }
