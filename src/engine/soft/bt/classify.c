@@ -594,6 +594,12 @@ static unsigned other_memory(struct bt *bt, const struct insn *insn, uint32_t ke
 	return key & (insn->prefixes & PREFIX_OPSIZE ? MODE_SSE : MODE_FPU) ? C(maskmov) : BT_FPU_UNAVAILABLE;
 }
 
+/* SYSCALL and SYSRET go on through the jump cache, at once. */
+static bool has_inline_call(const struct cpu *cpu, uint32_t key)
+{
+	return !(key & ~MODE_BITS) && !(cpu->tune_off & (ENGINE_TUNE_SYSCALLS | ENGINE_TUNE_JUMP_CACHE));
+}
+
 static bool has_inline_string(const struct cpu *cpu, const struct insn *insn, uint32_t key)
 {
 	bool base = insn->prefixes & PREFIX_SEGMENT && (insn->segment == SEG_FS || insn->segment == SEG_GS);
@@ -629,6 +635,10 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 	if (!(key & MODE_CODE64))
 		return insn->op;
 	switch (insn->op) {
+	case C(syscall):
+		return has_inline_call(cpu, key) && !(key & (MODE_CPL0 | MODE_ALIGN)) ? BT_SYSCALL : insn->op;
+	case C(sysret):
+		return has_inline_call(cpu, key) && (key & kernel) == kernel && insn->operand_size == 8 ? BT_SYSRET : insn->op;
 	case C(movs):
 	case C(stos):
 		return has_inline_string(cpu, insn, key) ? BT_STRING : insn->op;

@@ -177,7 +177,10 @@ void native_rescue(uint64_t stack_pointer)
 
 uint64_t native_stack_overflow(uint64_t address)
 {
-	return running && return_stack_is_guard(running, address) ? (uint64_t)running->return_bottom : 0;
+	if (!running || !return_stack_is_guard(running, address))
+		return 0;
+	return_stack_forget(running);
+	return (uint64_t)running->return_bottom;
 }
 
 int bt_thread_init(struct cpu *cpu)

@@ -52,4 +52,8 @@ void emit_bit_string(struct translation *t, const struct insn *insn);
 /* ---- string_forms.c: MOVS and STOS in 64-bit code, of 64-bit addresses in segments without a base ---- */
 void emit_string(struct translation *t, const struct insn *insn);
 
+/* ---- system_calls.c ---- */
+void emit_syscall(struct translation *t, const struct insn *insn);
+void emit_sysret(struct translation *t, const struct insn *insn);
+
 #endif

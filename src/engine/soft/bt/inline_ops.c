@@ -17,6 +17,20 @@ void emit_cli(struct translation *t)
 	emit_flag_word(t, false, FLAG_IF);
 }
 
+/* Executed by inline code alone, and the block goes on. */
+static bool has_simple_form(const struct insn *insn)
+{
+	switch (insn->op) {
+	case BT_UNDEFINED:
+	case BT_STRING:
+	case BT_SYSCALL:
+	case BT_SYSRET:
+		return false;
+	default:
+		return insn->op < BT_OP;
+	}
+}
+
 /*
  * STI. No interrupt can get in before the block's next look at the kick word, so the shadow needs no
  * representation where the next instruction is an ordinary one. What was found pending while IF was clear is
@@ -26,7 +40,7 @@ void emit_sti(struct translation *t, const struct insn *insn)
 {
 	struct cold_exit *cold;
 
-	if (t->i + 1 >= t->count || t->insn[t->i + 1].op >= BT_OP || t->insn[t->i + 1].op == BT_UNDEFINED || t->insn[t->i + 1].op == BT_STRING ||
+	if (t->i + 1 >= t->count || !has_simple_form(&t->insn[t->i + 1]) ||
 	    t->cold_count >= sizeof(t->cold) / sizeof(t->cold[0]) - 2) {
 		emit_op_call(t, insn, op_sti, true);
 		return;

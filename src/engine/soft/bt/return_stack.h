@@ -37,7 +37,7 @@ void return_stack_wipe(struct cpu *cpu, uint64_t stack_pointer);
 /* The next entry into translated code starts with an empty stack. */
 static inline void return_stack_forget(struct cpu *cpu)
 {
-	cpu->return_sp = cpu->return_bottom;
+	cpu->return_sp = cpu->user_return_sp = cpu->return_bottom;
 }
 
 #endif

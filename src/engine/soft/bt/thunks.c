@@ -114,6 +114,7 @@ static void emit_op_thunk(struct bt *bt)
 	/* The op may have changed the context or the mode: no entry holds. */
 	emit_load(e, H_RAX, in_cpu(CPU_FIELD(return_bottom)));
 	emit_store(e, in_cpu(CPU_FIELD(return_sp)), H_RAX);
+	emit_store(e, in_cpu(CPU_FIELD(user_return_sp)), H_RAX);
 	emit_mov_imm(e, H_RAX, 0);
 	emit_return_to_c(e);
 }
@@ -217,6 +218,7 @@ static void emit_bottom_thunk(struct bt *bt)
 
 	bt->return_without_call = emit_exec(e);
 	emit_load(e, H_RSP, in_cpu(CPU_FIELD(return_bottom)));
+	emit_store(e, in_cpu(CPU_FIELD(user_return_sp)), H_RSP);
 	emit_jmp(e, bt->exit_indirect);
 }
 

@@ -32,6 +32,8 @@ static bool ends_block(const struct insn *insn)
 	case BT_JMP_RM:
 	case BT_CALL_RM:
 	case BT_LOOP:
+	case BT_SYSCALL:
+	case BT_SYSRET:
 		return true;
 	default:
 		return insn->op >= BT_OP && bt_op_table[insn->op - BT_OP].ends;
@@ -275,6 +277,12 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 		break;
 	case BT_STRING:
 		emit_string(t, insn);
+		break;
+	case BT_SYSCALL:
+		emit_syscall(t, insn);
+		break;
+	case BT_SYSRET:
+		emit_sysret(t, insn);
 		break;
 	case BT_MOV_FROM_SEGMENT:
 		emit_mov_from_segment(t, insn);

@@ -182,6 +182,7 @@ struct cpu {
 	struct tlb_region *region; /* the current context's region: the host's gs base */
 	void *c_stack;       /* bt/: C's stack pointer while translated code runs */
 	void *return_sp;     /* bt/return_stack.h: translated code's stack pointer while C runs */
+	void *user_return_sp; /* bt/system_calls.c: … as it was at SYSCALL */
 	void *return_bottom; /* … where that stack is empty */
 	uint8_t bounce[128] __attribute__((aligned(64))); /* bt/: memory operands that cannot be direct */
 

@@ -30,6 +30,11 @@ enum system_type {
 #define TYPE_DOWN     4u /* data: expand-down; of code: conforming */
 #define TYPE_CODE     8u
 
+/* Rights of the flat segments that SYSCALL and its like load without looking at a descriptor. */
+#define RIGHTS_FLAT_CODE64(dpl) (RIGHTS_G | RIGHTS_L | RIGHTS_P | (uint32_t)(dpl) << 5 | RIGHTS_S | 0xbu)
+#define RIGHTS_FLAT_CODE32(dpl) (RIGHTS_G | RIGHTS_DB | RIGHTS_P | (uint32_t)(dpl) << 5 | RIGHTS_S | 0xbu)
+#define RIGHTS_FLAT_DATA32(dpl) (RIGHTS_G | RIGHTS_DB | RIGHTS_P | (uint32_t)(dpl) << 5 | RIGHTS_S | 0x3u)
+
 /* A descriptor as it was read: 8 bytes, or 16 (high) for system descriptors in IA-32e mode. */
 struct descriptor {
 	uint64_t raw, high;

@@ -2,17 +2,12 @@
 #include "engine/soft/cpu/descriptor.h"
 #include "engine/soft/cpu/ops.h"
 
-/* Rights of the flat segments that these instructions load without looking at a descriptor. */
-#define RIGHTS_CODE64(dpl) (RIGHTS_G | RIGHTS_L | RIGHTS_P | (dpl) << 5 | RIGHTS_S | 0xbu)
-#define RIGHTS_CODE32(dpl) (RIGHTS_G | RIGHTS_DB | RIGHTS_P | (dpl) << 5 | RIGHTS_S | 0xbu)
-#define RIGHTS_DATA32(dpl) (RIGHTS_G | RIGHTS_DB | RIGHTS_P | (dpl) << 5 | RIGHTS_S | 0x3u)
-
 static void load_flat(struct cpu *cpu, uint16_t cs, uint16_t ss, bool code64, unsigned cpl)
 {
 	cpu->seg[SEG_CS] = (struct segment){
-	    .limit = UINT32_MAX, .rights = code64 ? RIGHTS_CODE64(cpl) : RIGHTS_CODE32(cpl), .selector = cs};
+	    .limit = UINT32_MAX, .rights = code64 ? RIGHTS_FLAT_CODE64(cpl) : RIGHTS_FLAT_CODE32(cpl), .selector = cs};
 	cpu->seg[SEG_SS] =
-	    (struct segment){.limit = UINT32_MAX, .rights = RIGHTS_DATA32(cpl), .selector = ss};
+	    (struct segment){.limit = UINT32_MAX, .rights = RIGHTS_FLAT_DATA32(cpl), .selector = ss};
 	cpu->cpl = cpl;
 }
 

@@ -387,7 +387,7 @@ void tlb_jump_mode(struct cpu *cpu)
 	struct tlb_context *context = state->current;
 	unsigned class = mem_class(cpu);
 
-	if (context->jump_mode[class] == cpu->mode)
+	if (context->region->tables.jump_mode[class] == cpu->mode)
 		return;
 	/* In the middle of a VM entry or exit: tlb_select_context or cpu_update_mode is still to come. */
 	if (!(state->key[context - state->context].space & SPACE_NONROOT) != !cpu->virt ||
@@ -397,10 +397,10 @@ void tlb_jump_mode(struct cpu *cpu)
 	for (unsigned c = class == TLB_USER ? TLB_USER : TLB_SUPER; c <= (class == TLB_USER ? TLB_USER : TLB_SUPER_AC); c++) {
 		uint32_t mode = (cpu->mode & ~(3u << MODE_CLASS_SHIFT)) | c << MODE_CLASS_SHIFT;
 
-		if (context->jump_mode[c] == mode)
+		if (context->region->tables.jump_mode[c] == mode)
 			continue;
 		empty_jump_class(context, c);
-		context->jump_mode[c] = mode;
+		context->region->tables.jump_mode[c] = mode;
 	}
 }
 

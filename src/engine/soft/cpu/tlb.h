@@ -68,6 +68,8 @@ struct tlb_tables {
 	struct fetch_entry fetch[TLB_CLASSES][FETCH_SLOTS];
 	/* bt/: where a direct branch to another page leads in this context. Reset with the jump caches. */
 	void *link[CONTEXT_LINKS];
+	/* The mode key that each jump cache was filled under. On a page of its own: regions are made of whole ones. */
+	uint32_t jump_mode[TLB_CLASSES] __attribute__((aligned(PAGE_SIZE)));
 };
 
 struct tlb_region {

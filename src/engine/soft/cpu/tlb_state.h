@@ -30,7 +30,6 @@ struct tlb_context {
 	uint8_t pending;                 /* enum tlb_pending */
 	bool pending_jumps;              /* the jump caches alone */
 	bool jump_used[TLB_CLASSES];     /* bt/ may have filled entries */
-	uint32_t jump_mode[TLB_CLASSES]; /* the mode key that they were filled under */
 
 	/*
 	 * Slots filled since they were last flushed, each at most once per journal. A CR3 load looks only at
