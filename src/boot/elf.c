@@ -178,13 +178,37 @@ int elf_claim(const struct elf_image *image, const struct boot_file *file, struc
 	return 0;
 }
 
+static bool is_zero(const uint8_t *data, size_t size)
+{
+	return !data[0] && !memcmp(data, data + 1, size - 1);
+}
+
+/*
+ * RAM is almost always zero before a guest is loaded, and half a kernel is zeros: where nothing is written, the host
+ * need not find a page. from: NULL for zeros.
+ */
+static void copy_but_zeros(uint8_t *to, const uint8_t *from, uint64_t size)
+{
+	while (size) {
+		size_t piece = size < PAGE_SIZE ? size : PAGE_SIZE;
+
+		if (from && !is_zero(from, piece))
+			memcpy(to, from, piece);
+		else if (!is_zero(to, piece))
+			memset(to, 0, piece);
+		to += piece;
+		from += from ? piece : 0;
+		size -= piece;
+	}
+}
+
 void elf_load(const struct elf_image *image, const struct boot_file *file, const struct boot_layout *layout)
 {
 	for (unsigned i = 0; i < image->segment_count; i++) {
 		const struct elf_segment *segment = &image->segment[i];
 		uint8_t *host = layout_host(layout, segment->gpa, segment->memory_size);
 
-		memcpy(host, file->data + segment->offset, segment->file_size);
-		memset(host + segment->file_size, 0, segment->memory_size - segment->file_size);
+		copy_but_zeros(host, file->data + segment->offset, segment->file_size);
+		copy_but_zeros(host + segment->file_size, NULL, segment->memory_size - segment->file_size);
 	}
 }
