@@ -41,14 +41,18 @@ class Outcome:
     """What one run came to. phase: seconds by name; wrong: what went wrong, empty where all went well.
 
     cpu: the same in seconds of this host's CPUs, all threads and ended children, which other work here disturbs less.
+    instructions: the same in instructions of this host, where run() was given a counter.
+    unfinished: phases that had begun when it ended; none where all went well.
     results: what a workload computed, by (level, workload); skipped: workloads that the CPU lacks something for.
     """
 
     def __init__(self):
         self.phase = {}
         self.cpu = {}
+        self.instructions = {}
         self.results = {}
         self.skipped = set()
+        self.unfinished = set()
         self.wrong = []
         self.reached = set()
         self.text = []
@@ -74,9 +78,9 @@ def cpu_seconds(pid):
 class Reader:
     """Follows one guest's serial line: which level speaks, and what the marks say."""
 
-    def __init__(self, outcome, start, show, done=None, pid=None):
-        self.outcome, self.show, self.done, self.pid = outcome, show, done, pid
-        self.cpu_since = {}
+    def __init__(self, outcome, start, show, done=None, pid=None, counter=None):
+        self.outcome, self.show, self.done, self.pid, self.counter = outcome, show, done, pid, counter
+        self.cpu_since, self.count_since = {}, {}
         self.level = 1
         self.since = {"first line L1": start}
 
@@ -85,6 +89,8 @@ class Reader:
             self.outcome.phase[name] = now - self.since.pop(name)
             if name in self.cpu_since:
                 self.outcome.cpu[name] = cpu_seconds(self.pid) - self.cpu_since.pop(name)
+            if name in self.count_since:
+                self.outcome.instructions[name] = self.counter.read() - self.count_since.pop(name)
             if self.done:
                 self.done(name, self.outcome.phase[name])
 
@@ -129,6 +135,8 @@ class Reader:
             self.since[name] = now
             if self.pid:
                 self.cpu_since[name] = cpu_seconds(self.pid)
+            if self.counter:
+                self.count_since[name] = self.counter.read()
             return
         else:
             self.end(name, now)
@@ -137,11 +145,13 @@ class Reader:
             self.show(level, "* " + note)
 
 
-def run(command, limit, show=None, serial=None, ended=None, stall=None, done=None, watch=None):
+def run(command, limit, show=None, serial=None, ended=None, stall=None, done=None, watch=None,
+        count=None):
     """Runs command for at most `limit` seconds. show(level, line) is called for every line as it comes.
 
     stall: seconds without a line after which it is taken to hang. done(name, seconds) is called for every phase that
-    has ended, watch(pid) for every mark.
+    has ended, watch(pid) for every mark. count(pid): makes a counter of the process's instructions, with read() and
+    close().
 
     serial: the master side of a terminal that carries the serial line instead of standard output; closed here. ended:
     a mark after which the command may be ended ("off L1"), and its status then means nothing: for an emulator that
@@ -153,7 +163,8 @@ def run(command, limit, show=None, serial=None, ended=None, stall=None, done=Non
                                stdout=subprocess.DEVNULL if serial else subprocess.PIPE,
                                stderr=None if serial is None else subprocess.DEVNULL, start_new_session=True)
     source = serial if serial else process.stdout.fileno()
-    reader = Reader(outcome, start, show, done, process.pid)
+    counter = count(process.pid) if count else None
+    reader = Reader(outcome, start, show, done, process.pid, counter)
     pending = b""
     heard = start
     try:
@@ -198,10 +209,13 @@ def run(command, limit, show=None, serial=None, ended=None, stall=None, done=Non
             if not ended and not outcome.wrong:
                 outcome.wrong.append("did not end after its guest")
         status = process.wait()
+        if counter:
+            counter.close()
         if serial:
             os.close(source)
     if pending.strip():
         reader.line(pending.decode("latin-1").strip("\r"), time.monotonic())
+    outcome.unfinished = set(reader.since)
     outcome.phase["total"] = time.monotonic() - start
     if status != 0 and not ended and not outcome.wrong:
         outcome.wrong.append(f"{os.path.basename(command[0])} ended with status {status}")
