@@ -6,8 +6,9 @@
  * touches and leaves its addend in struct cpu; the others take it from there, without a check and without
  * touching the flags. Nothing between them may change a mapping: C code ends every group.
  *
- * Where the range does not lie in one page that all of the group may access, the instructions are done over by
- * a translation without groups (KEY_NO_GROUPS), which faults exactly where it should.
+ * Where not all of the group may access its range directly, in one page or in two that are neighbours in the host's
+ * memory too, the instructions are done over by a translation without groups (KEY_NO_GROUPS), which faults exactly
+ * where it should.
  */
 #ifndef NESTOR_BT_GROUP_H
 #define NESTOR_BT_GROUP_H

@@ -129,13 +129,28 @@ uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access)
 	return addend;
 }
 
+/* The addend of the page where all that a group does to it may be done directly. */
+static bool group_page(struct cpu *cpu, uint64_t gla, const struct group_access *group, uint64_t *addend)
+{
+	enum mem_access access = group->use & USE_WRITE ? ACCESS_WRITE : ACCESS_READ;
+	enum tlb_class class = mem_class(cpu);
+	const struct tlb_tables *tables = &cpu->region->tables;
+	const struct tlb_entry *entry = &(access == ACCESS_WRITE ? tables->write : tables->read)[class][tlb_slot(gla)];
+
+	if (entry->page != (gla & PAGE_MASK) && !tlb_peek(cpu, GLA(gla), access, class))
+		return false;
+	*addend = entry->addend;
+	return true;
+}
+
 /*
  * The leader of a group of accesses (group.h): gla is the start of the group's range. The leader's own access may
- * fault; what the others need is looked for in the TLB, and where it is not there they are done one by one.
+ * fault; what the others need is looked for without any effect, and where it is not to be had they are done one by
+ * one. A range over two pages will do where they follow one another in the host's memory, too.
  */
 uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access *group)
 {
-	uint64_t own = gla + group->leader_distance, addend;
+	uint64_t own = gla + group->leader_distance, last = gla + group->range - 1, addend, addend_of_last;
 	bool write = group->leader_use & USE_WRITE;
 	gpa_t gpa;
 
@@ -144,19 +159,13 @@ uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access 
 	cpu->rip = bt_rip(cpu, group->page_offset);
 	if (group->flags_dead)
 		flags_canonical(cpu);
-	if (is_canonical(gla) && (gla & (PAGE_SIZE - 1)) + group->range <= PAGE_SIZE) {
-		uint8_t *host = tlb_access(cpu, GLA(own), group->leader_size, write ? ACCESS_WRITE : ACCESS_READ,
-					   mem_class(cpu), &gpa);
-		const struct tlb_tables *tables = &cpu->region->tables;
-		unsigned class = mem_class(cpu), slot = tlb_slot(gla);
-		const struct tlb_entry *entry = group->use & USE_WRITE ? &tables->write[class][slot] : &tables->read[class][slot];
-
-		if (host && entry->page == (gla & PAGE_MASK)) {
-			addend = entry->addend;
-			bt_take(cpu, group->rest);
-			C_END(cpu);
-			return addend;
-		}
+	if (is_canonical(gla) && is_canonical(last) && (own & (PAGE_SIZE - 1)) + group->leader_size <= PAGE_SIZE &&
+	    tlb_access(cpu, GLA(own), group->leader_size, write ? ACCESS_WRITE : ACCESS_READ, mem_class(cpu), &gpa) &&
+	    group_page(cpu, gla, group, &addend) &&
+	    (!((gla ^ last) & PAGE_MASK) || (group_page(cpu, last, group, &addend_of_last) && addend_of_last == addend))) {
+		bt_take(cpu, group->rest);
+		C_END(cpu);
+		return addend;
 	}
 	cpu->bt->careful_key = KEY_NO_GROUPS;
 	cpu_leave(cpu);

@@ -473,6 +473,27 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
 	full_walk(cpu, cache, &request, mode, walk);
 }
 
+bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
+                 struct page_walk *walk)
+{
+	const struct walk_request request = {.gla = gla, .access = access, .class = class};
+	const enum paging_mode mode = paging_mode(cpu);
+	const struct walk_entry *entry = &cache->entry[(gla.v >> 21) % WALK_SLOTS];
+	const uint64_t wanted = access == ACCESS_WRITE ? ENTRY_A | ENTRY_D : ENTRY_A;
+
+	if (mode == PAGING_NONE || cpu->nested_paging || entry->tag != gla.v >> 21 ||
+	    entry->generation != cache->generation)
+		return false;
+	if (!(entry->rights & WALK_LARGE)) {
+		const unsigned size = shapes[mode].entry_size;
+		uint64_t index = (gla.v >> PAGE_SHIFT) & ((1u << shapes[mode].index_bits) - 1);
+
+		if ((load_entry(entry->table + index * size, size) & wanted) != wanted)
+			return false;
+	}
+	return cached_walk(cpu, entry, &request, mode, walk);
+}
+
 bool paging_probe(struct cpu *cpu, gla_t gla, gpa_t *gpa)
 {
 	const struct walk_request request = {.gla = gla, .probe = true};

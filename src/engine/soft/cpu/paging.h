@@ -54,6 +54,13 @@ struct page_walk {
 void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_access access,
                  enum tlb_class class, struct page_walk *walk);
 
+/*
+ * The same as far as it has no effect: false where it is not known from the cache, is not permitted, would set a flag,
+ * or nested paging has a say.
+ */
+bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
+                 struct page_walk *walk);
+
 /* Only translates: no rights checked, no flags set, nothing raised. False where not mapped. */
 bool paging_probe(struct cpu *cpu, gla_t gla, gpa_t *gpa);
 

@@ -793,6 +793,32 @@ void *tlb_access(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access acce
 	return tlb_miss(cpu, gla, size, access, class, gpa);
 }
 
+bool tlb_peek(struct cpu *cpu, gla_t gla, enum mem_access access, enum tlb_class class)
+{
+	struct tlb_state *state = tlb_state_of(cpu);
+	struct tlb_context *context = state->current;
+	const uint64_t page = gla.v & PAGE_MASK;
+	const unsigned slot = tlb_slot(gla.v);
+	struct page_walk walk;
+	const struct ram_window *ram;
+
+	if (entries_of(context, array_of(access, class))[slot].page == page)
+		return true;
+	if (!is_canonical(gla.v) || cpu->dr7 & 0xff || !paging_peek(cpu, &context->walk, gla, access, class, &walk))
+		return false;
+	ram = ram_window_of(cpu, state, walk.gpa.v);
+	if (!ram || covered_by_apic(cpu, walk.gpa.v) || is_apic_access(cpu, &walk))
+		return false;
+	if (access == ACCESS_WRITE && (ram->read_only || bt_code_map(cpu, walk.gpa) ||
+				       !note_write(state, ram->first_page + ((walk.gpa.v - ram->gpa) >> PAGE_SHIFT), slot)))
+		return false;
+	if (walk.page_shift > PAGE_SHIFT)
+		note_large(context, gla.v, walk.page_shift);
+	fill(context, array_of(access, class), slot, page, (uintptr_t)ram->host + (walk.gpa.v - ram->gpa) - page,
+	     walk.rights & WALK_GLOBAL);
+	return true;
+}
+
 const struct fetch_entry *tlb_fetch(struct cpu *cpu, gla_t gla)
 {
 	struct tlb_state *state = tlb_state_of(cpu);

@@ -114,6 +114,12 @@ void *tlb_access(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access acce
 		 gpa_t *gpa);
 
 /*
+ * Where gla may be accessed directly and that can be found out without any effect but an entry's being filled: true,
+ * and the entry is filled. Never raises anything.
+ */
+bool tlb_peek(struct cpu *cpu, gla_t gla, enum mem_access access, enum tlb_class class);
+
+/*
  * Translates the page of an instruction fetch at gla by the current CPL. Returns a pointer to the entry, valid until the
  * next call. *host in the entry is NULL where the page is not RAM or ROM. Raises the fault otherwise.
  */
