@@ -630,6 +630,8 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 			return key & MODE_SMAP ? BT_CLAC : insn->op;
 		case C(swapgs):
 			return BT_SWAPGS;
+		case C(mov_from_cr):
+			return !(key & MODE_NONROOT) && insn->reg <= 4 && insn->reg != 1 ? BT_MOV_FROM_CR : insn->op;
 		}
 	}
 	if (!(key & MODE_CODE64))
@@ -646,6 +648,12 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 		return direct_tsc ? BT_RDTSC : insn->op;
 	case C(rdtscp):
 		return direct_tsc && cpu_model_has(cpu->model, 0x80000001, 0, 3, 27) ? BT_RDTSCP : insn->op;
+	case C(rdfsbase):
+	case C(rdgsbase):
+		return key & MODE_FSGSBASE ? BT_READ_BASE : insn->op;
+	case C(wrfsbase):
+	case C(wrgsbase):
+		return key & MODE_FSGSBASE ? BT_WRITE_BASE : insn->op;
 	case C(pushf):
 		return insn->operand_size == 8 ? BT_PUSHF : insn->op;
 	case C(mov_from_segment):

@@ -19,6 +19,7 @@ enum bt_op {
 	BT_CLI, BT_STI, BT_STAC, BT_CLAC, BT_SWAPGS, BT_RDTSC, BT_RDTSCP, BT_PUSHF, BT_MOV_FROM_SEGMENT, /* inline_ops.c */
 	BT_STRING,    /* MOVS, STOS: string_forms.c */
 	BT_SYSCALL, BT_SYSRET, /* system_calls.c */
+	BT_MOV_FROM_CR, BT_READ_BASE, BT_WRITE_BASE, /* inline_ops.c */
 	BT_FPU_UNAVAILABLE, /* #NM or #UD */
 	BT_OP,        /* a C function: bt_op_table[op - BT_OP] */
 };

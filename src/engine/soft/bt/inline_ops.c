@@ -25,6 +25,7 @@ static bool has_simple_form(const struct insn *insn)
 	case BT_STRING:
 	case BT_SYSCALL:
 	case BT_SYSRET:
+	case BT_WRITE_BASE:
 		return false;
 	default:
 		return insn->op < BT_OP;
@@ -130,4 +131,60 @@ void emit_mov_from_segment(struct translation *t, const struct insn *insn)
 	}
 	if (host == H_NONE)
 		emit_store(e, in_cpu(CPU_GPR(insn->rm)), H_R11);
+}
+
+/* The guest register that is the destination, from a field of 64 bits, or its lower half. */
+static void emit_load_field(struct translation *t, unsigned guest, struct place from, bool w)
+{
+	unsigned host = host_register(guest), to = host == H_NONE ? H_R11 : host;
+
+	emit_op(t->e, w, 0x8b, to, from);
+	if (host == H_NONE)
+		emit_store(t->e, in_cpu(CPU_GPR(guest)), to);
+}
+
+void emit_mov_from_cr(struct translation *t, const struct insn *insn)
+{
+	static const int32_t fields[] = { CPU_FIELD(cr0), 0, CPU_FIELD(cr2), CPU_FIELD(cr3), CPU_FIELD(cr4) };
+
+	emit_load_field(t, insn->rm, in_cpu(fields[insn->reg]), true);
+}
+
+static unsigned base_segment(const struct insn *insn)
+{
+	return insn->reg & 1 ? SEG_GS : SEG_FS;
+}
+
+void emit_read_base(struct translation *t, const struct insn *insn)
+{
+	emit_load_field(t, insn->rm, in_cpu(CPU_SEG_BASE(base_segment(insn))), insn->operand_size == 8);
+}
+
+void emit_write_base(struct translation *t, const struct insn *insn)
+{
+	struct emitter *e = t->e;
+	struct place to = in_cpu(CPU_SEG_BASE(base_segment(insn)));
+	unsigned from = use_guest_register(t, insn->rm, H_R11);
+	uint8_t *slow, *resume;
+
+	if (insn->operand_size != 8) {
+		emit_op(e, false, 0x8b, H_R11, in_reg(from));
+		emit_store(e, to, H_R11);
+		return;
+	}
+	flags_to_cpu(t); /* for C, which raises #GP where the address is not canonical */
+	emit_op(e, true, 0x8b, H_R10, in_reg(from));
+	emit_op(e, true, 0xc1, 4, in_reg(H_R10)); /* shl */
+	emit8(e, 16);
+	emit_op(e, true, 0xc1, 7, in_reg(H_R10)); /* sar */
+	emit8(e, 16);
+	emit_op(e, true, 0x3b, H_R10, in_reg(from));
+	slow = emit_branch_later(e, CC_NE);
+	emit_store(e, to, H_R10);
+	resume = emit_exec(e);
+	e = emit_aside(t);
+	emit_patch_here(e, slow);
+	emit_op_call(t, insn, insn->reg & 1 ? op_wrgsbase : op_wrfsbase, false);
+	emit_jmp(e, resume);
+	emit_main_line(t);
 }

@@ -12,4 +12,10 @@ void emit_rdtsc(struct translation *t, bool with_aux);
 void emit_flags_image(struct translation *t);
 void emit_mov_from_segment(struct translation *t, const struct insn *insn);
 
+/* CR0, CR2, CR3 and CR4, outside non-root operation. */
+void emit_mov_from_cr(struct translation *t, const struct insn *insn);
+/* RDFSBASE, RDGSBASE; WRFSBASE, WRGSBASE. */
+void emit_read_base(struct translation *t, const struct insn *insn);
+void emit_write_base(struct translation *t, const struct insn *insn);
+
 #endif

@@ -78,6 +78,8 @@ static unsigned live_through(const struct insn *insn, const struct shape *shape,
 	case BT_RDTSC:
 	case BT_RDTSCP:
 	case BT_MOV_FROM_SEGMENT:
+	case BT_MOV_FROM_CR:
+	case BT_READ_BASE:
 		return live_after;
 	default:
 		return SHAPE_ALL; /* C code sees them exactly */
@@ -283,6 +285,15 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 		break;
 	case BT_SYSRET:
 		emit_sysret(t, insn);
+		break;
+	case BT_MOV_FROM_CR:
+		emit_mov_from_cr(t, insn);
+		break;
+	case BT_READ_BASE:
+		emit_read_base(t, insn);
+		break;
+	case BT_WRITE_BASE:
+		emit_write_base(t, insn);
 		break;
 	case BT_MOV_FROM_SEGMENT:
 		emit_mov_from_segment(t, insn);
