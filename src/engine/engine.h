@@ -83,7 +83,7 @@ struct engine_config {
 	size_t code_memory;  /* bytes for translated code of each vCPU, from ENGINE_CODE_MEMORY_MIN; 0: the default */
 };
 
-#define ENGINE_CODE_MEMORY_MIN (40u << 10)
+#define ENGINE_CODE_MEMORY_MIN (64u << 10)
 #define ENGINE_CODE_MEMORY_MAX (1u << 30)
 
 /* ENGINE_TUNE_*: one bit for each row of tune.def. */

@@ -183,7 +183,7 @@ static void bad_values_are_named(void **state)
 		{"--tune", "chain", "must be chain=off or chain=on"}, {"--tune", "chain=of", "must be chain=off or"},
 		{"--tune", "chain=off,", "'' is not known"}, {"--tune", "", "'' is not known"}, {"--tune", "list,chain=off", "'list' is not known"},
 		{"--tune", "cha=off", "'cha' is not known"}, {"--tune", "code-memory", "'code-memory' is not known"}, {"--tune", "code-memory=", "such as 512M"},
-		{"--tune", "code-memory=36K", "from 40K"}, {"--tune", "code-memory=2G,chain=off", "to 1024M"},
+		{"--tune", "code-memory=60K", "from 64K"}, {"--tune", "code-memory=2G,chain=off", "to 1024M"},
 		{"--tune", "code-memory=1234567890123456789012345678901234567890M", "too large"}, {"--tune", "=off", "'' is not known"},
 		{"--boot", "uefi", "auto or setup"}, {"--module", "", "--module"}, {"--module", " a", "--module"},
 		{"--kernel", "", "empty"}, {"--initrd", "", "empty"}, {"--firmware", "", "empty"},

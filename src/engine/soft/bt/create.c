@@ -17,7 +17,10 @@
 #define ARENA_OF(code)	((code) / 3 * 4) /* bytes of block records beside so much code */
 #define BLOCKS_OF(code) ((code) / 192)
 
-_Static_assert(ENGINE_CODE_MEMORY_MIN >= BLOCK_BUFFER + (12u << 10), "room for the thunks and a few blocks");
+
+/* The parts' shares are map_code's. */
+_Static_assert(ENGINE_CODE_MEMORY_MIN / 16 * 9 >= BLOCK_BUFFER + (12u << 10) &&
+	       ENGINE_CODE_MEMORY_MIN / 16 * 7 >= BLOCK_BUFFER + (4u << 10), "room for the thunks and a few blocks");
 
 #ifndef HWCAP2_FSGSBASE
 #define HWCAP2_FSGSBASE (1 << 1)
