@@ -63,7 +63,8 @@ struct boot_request {
 	const struct boot_module *module; /* Multiboot and PVH; the initrd comes after them */
 	unsigned module_count;
 	enum boot_mode mode;
-	unsigned cpu_count; /* APIC IDs 0 … cpu_count - 1; 0 counts as 1 */
+	const char *kernel_cache; /* folder for unpacked kernels (kernel_cache.h), or NULL */
+	unsigned cpu_count;       /* APIC IDs 0 … cpu_count - 1; 0 counts as 1 */
 	struct boot_platform platform;
 };
 

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #ifdef NESTOR_HAVE_ZLIB
 #include <zlib.h>
@@ -32,25 +31,12 @@
 #include "boot/xz.h"
 #include "util/error.h"
 
-#define HUGE_PAGE ((size_t)2 << 20)
-
 enum outcome { GOOD, CORRUPT, TRUNCATED, TOO_LARGE, NO_MEMORY, MISSING };
 
 struct sink {
 	uint8_t *data; /* with XZ_SLACK bytes behind its room */
 	size_t size, room, max;
 };
-
-/* 60 MB of a kernel by pages of 4 KiB would be a tenth of the time to unpack it, in a nested VMM a quarter.
- */
-static void advise_huge_pages(uint8_t *data, size_t size)
-{
-	uintptr_t start = ((uintptr_t)data + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
-	uintptr_t end = ((uintptr_t)data + size) & ~(HUGE_PAGE - 1);
-
-	if (end > start)
-		madvise((void *)start, end - start, MADV_HUGEPAGE); /* a refusal costs speed only */
-}
 
 /* Makes room for at least `want` more bytes; false at the bound or without memory. */
 static enum outcome sink_room(struct sink *sink, size_t want)
@@ -69,7 +55,7 @@ static enum outcome sink_room(struct sink *sink, size_t want)
 	larger = realloc(sink->data, room + XZ_SLACK);
 	if (!larger)
 		return NO_MEMORY;
-	advise_huge_pages(larger, room);
+	boot_file_expect(larger, room);
 	sink->data = larger;
 	sink->room = room;
 	return GOOD;

@@ -4,10 +4,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "util/error.h"
+
+#define HUGE_PAGE ((uintptr_t)2 << 20)
 
 static int read_all(struct boot_file *file, int fd, const char *what, uint64_t expected, uint64_t max)
 {
@@ -78,6 +81,17 @@ int boot_file_read(struct boot_file *file, const char *path, const char *what, u
 	if (status)
 		boot_file_free(file);
 	return status;
+}
+
+/* 60 MB of a kernel by pages of 4 KiB would be a tenth of the time to unpack it, in a nested VMM a quarter.
+ */
+void boot_file_expect(uint8_t *data, size_t size)
+{
+	uintptr_t start = ((uintptr_t)data + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+	uintptr_t end = ((uintptr_t)data + size) & ~(HUGE_PAGE - 1);
+
+	if (end > start)
+		madvise((void *)start, end - start, MADV_HUGEPAGE); /* a refusal costs speed only */
 }
 
 void boot_file_free(struct boot_file *file)

@@ -19,6 +19,9 @@ struct boot_file {
 int boot_file_read(struct boot_file *file, const char *path, const char *what, uint64_t max);
 void boot_file_free(struct boot_file *file);
 
+/* Tells the host that a large buffer of ours is about to be filled, so that it takes huge pages for it. */
+void boot_file_expect(uint8_t *data, size_t size);
+
 /* True where [offset, offset + size) lies inside the file. */
 static inline bool boot_file_has(const struct boot_file *file, uint64_t offset, uint64_t size)
 {

@@ -16,6 +16,7 @@
 
 #include "boot/decompress.h"
 #include "boot/elf.h"
+#include "boot/kernel_cache.h"
 #include "boot/loader.h"
 #include "util/error.h"
 
@@ -55,7 +56,8 @@
 #define XLF_KERNEL_64  0x01
 #define LOADER_UNKNOWN 0xff
 
-#define PAYLOAD_MAX (1ull << 30)
+#define PAYLOAD_MAX   (1ull << 30)
+#define WORTH_KEEPING (1u << 20) /* a payload of this size takes a while to unpack */
 
 /* What the header says, checked. */
 struct linux_image {
@@ -202,13 +204,15 @@ static int enter(struct loader *loader, bool long_mode, uint64_t entry, uint64_t
 	return status;
 }
 
-/* Unpacks the payload, an ELF file, into *vmlinux. */
-static int unpack(struct boot_file *vmlinux, const struct linux_image *image, const struct boot_file *kernel)
+/* Unpacks the payload, an ELF file, into *vmlinux, or takes what an earlier run has unpacked. */
+static int unpack(struct boot_file *vmlinux, const struct linux_image *image, const struct loader *loader)
 {
+	const struct boot_file *kernel = &loader->kernel;
 	uint64_t offset = boot_file_u32(kernel, HDR_PAYLOAD_OFFSET),
 	         size = boot_file_u32(kernel, HDR_PAYLOAD_LENGTH);
 	uint64_t unpacked;
 	const uint8_t *payload;
+	int status;
 
 	if (size < 16 || offset > image->system_size || size > image->system_size - offset)
 		return error_set(EINVAL,
@@ -223,7 +227,15 @@ static int unpack(struct boot_file *vmlinux, const struct linux_image *image, co
 	if (!decompress_format(payload, size) && size >= 4 && !memcmp(payload, "\177ELF", 4))
 		return error_set(ENOTSUP, "%s: its payload is not compressed; use --boot=setup",
 		                 kernel->name);
-	return decompress(vmlinux, kernel->name, payload, size, unpacked, PAYLOAD_MAX);
+	const struct boot_file packed = {.name = kernel->name, .data = (uint8_t *)payload, .size = size};
+	const char *cache = size >= WORTH_KEEPING ? loader->request->kernel_cache : NULL;
+
+	if (cache && unpacked <= PAYLOAD_MAX && kernel_cache_find(vmlinux, cache, &packed, unpacked))
+		return 0;
+	status = decompress(vmlinux, kernel->name, payload, size, unpacked, PAYLOAD_MAX);
+	if (!status && cache)
+		kernel_cache_keep(cache, &packed, vmlinux);
+	return status;
 }
 
 static int load_direct(struct loader *loader, const struct linux_image *image)
@@ -231,7 +243,7 @@ static int load_direct(struct loader *loader, const struct linux_image *image)
 	struct boot_file vmlinux;
 	struct elf_image elf;
 	uint64_t params, entry;
-	int status = unpack(&vmlinux, image, &loader->kernel);
+	int status = unpack(&vmlinux, image, loader);
 
 	if (status)
 		return status;

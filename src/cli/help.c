@@ -46,6 +46,7 @@ const char help_run[] =
 	"  --append TEXT          its command line\n"
 	"  --module \"FILE ARGS\"   a Multiboot module; may be repeated\n"
 	"  --boot auto|setup      auto: the host unpacks the kernel; setup: the guest does (auto)\n"
+	"  --kernel-cache DIR|off where unpacked kernels are kept (~/.cache/nestor)\n"
 	"  --firmware FILE        a firmware ROM instead of a kernel\n"
 	"\n"
 	"Machine:\n"

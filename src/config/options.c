@@ -13,7 +13,7 @@
 #define DETERMINISTIC_TSC_HZ 1000000000u
 
 enum option_code {
-	OPTION_KERNEL = 256, OPTION_INITRD, OPTION_APPEND, OPTION_MODULE, OPTION_FIRMWARE, OPTION_BOOT, OPTION_MEMORY,
+	OPTION_KERNEL = 256, OPTION_INITRD, OPTION_APPEND, OPTION_MODULE, OPTION_FIRMWARE, OPTION_BOOT, OPTION_KERNEL_CACHE, OPTION_MEMORY,
 	OPTION_CPUS, OPTION_CPU, OPTION_NESTED, OPTION_VMX_FIRMWARE, OPTION_HYPERVISOR_LEAF, OPTION_ENGINE,
 	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE, OPTION_STATE_HASH,
 	OPTION_HELP,
@@ -26,6 +26,7 @@ static const struct option long_options[] = {
 	{"module", required_argument, NULL, OPTION_MODULE},
 	{"firmware", required_argument, NULL, OPTION_FIRMWARE},
 	{"boot", required_argument, NULL, OPTION_BOOT},
+	{"kernel-cache", required_argument, NULL, OPTION_KERNEL_CACHE},
 	{"memory", required_argument, NULL, OPTION_MEMORY},
 	{"cpus", required_argument, NULL, OPTION_CPUS},
 	{"cpu", required_argument, NULL, OPTION_CPU},
@@ -341,6 +342,12 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		result = choice_of("boot", boot_choices, value, &choice);
 		machine->boot = choice;
 		return result;
+	case OPTION_KERNEL_CACHE:
+		if (!*value)
+			return error_set(EINVAL, "--kernel-cache: give a folder, or off");
+		options->no_kernel_cache = !strcmp(value, "off");
+		machine->kernel_cache = options->no_kernel_cache ? NULL : value;
+		return 0;
 	case OPTION_MEMORY:
 		return memory_of(value, &machine->memory_size);
 	case OPTION_CPUS:
@@ -408,6 +415,26 @@ static int check_together(const struct machine_config *machine)
 	return 0;
 }
 
+/* XDG Base Directory Specification: $XDG_CACHE_HOME, else $HOME/.cache. An init process has / for a home, and no cache. */
+static int default_kernel_cache(struct options *options)
+{
+	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+	int length = 0;
+
+	if (options->machine.kernel_cache || options->no_kernel_cache)
+		return 0;
+	if (cache && *cache == '/')
+		length = asprintf(&options->kernel_cache, "%s/nestor", cache);
+	else if (home && *home == '/' && home[1])
+		length = asprintf(&options->kernel_cache, "%s/.cache/nestor", home);
+	if (length < 0) {
+		options->kernel_cache = NULL;
+		return error_set(ENOMEM, "out of memory");
+	}
+	options->machine.kernel_cache = options->kernel_cache;
+	return 0;
+}
+
 int options_parse(struct options *options, int argc, char **argv)
 {
 	unsigned serial_count = 0;
@@ -460,11 +487,14 @@ int options_parse(struct options *options, int argc, char **argv)
 	/* One tick per instruction, and not the host's rate: the guest is told of it. */
 	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC && !options->machine.cpu.tsc_hz)
 		options->machine.cpu.tsc_hz = DETERMINISTIC_TSC_HZ;
-	return check_together(&options->machine);
+	result = default_kernel_cache(options);
+	return result ? result : check_together(&options->machine);
 }
 
 void options_free(struct options *options)
 {
+	free(options->kernel_cache);
+	options->kernel_cache = NULL;
 	free(options->cpu_model);
 	options->cpu_model = NULL;
 	options->machine.cpu.model = NULL;

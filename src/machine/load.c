@@ -92,6 +92,7 @@ int machine_load_guest(struct machine *machine, void *context)
 	    .module = module,
 	    .module_count = config->module_count,
 	    .mode = config->boot == MACHINE_BOOT_SETUP ? BOOT_MODE_SETUP : BOOT_MODE_DIRECT,
+	    .kernel_cache = config->kernel_cache,
 	    .cpu_count = config->cpu_count,
 	    .platform = describe_platform(machine),
 	};

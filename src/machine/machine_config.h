@@ -46,6 +46,7 @@ struct machine_config {
 	/* boot/ */
 	enum machine_boot boot;
 	const char *kernel, *initrd, *append;     /* NULL: none */
+	const char *kernel_cache;                 /* folder where unpacked kernels are kept, or NULL */
 	const char *firmware;                     /* a ROM image instead of direct boot, or NULL */
 	const char *module[MACHINE_BOOT_MODULES]; /* Multiboot: "PATH arguments" */
 	unsigned module_count;
