@@ -25,7 +25,7 @@ text { fill: #e6edf3; }
 .strong { stroke: #9198a1; }
 }
 """
-WIDTH, LEFT, RIGHT, BAR, GAP = 860, 290, 70, 11, 9
+WIDTH, LEFT, RIGHT, BAR, GAP = 940, 375, 60, 11, 9
 
 
 class Drawing:
@@ -54,7 +54,7 @@ class Drawing:
         for peer in peers:
             self.parts.append(f'<rect x="{x}" y="{self.y}" width="10" height="10" rx="1.5" fill="{COLOURS[peer]}"/>')
             self.text(x + 15, self.y + 9, TITLES[peer])
-            x += 30 + 7 * len(TITLES[peer])
+            x += 32 + 8 * len(TITLES[peer])
         self.y += 22
 
     def svg(self):
@@ -106,7 +106,8 @@ def ratio_chart(document, title, groups, note, show):
             drawing.text(LEFT - 62, middle, text, "", "end")
             drawing.text(LEFT - 8, middle, own, "faint", "end")
             for peer, ratio in ratios.items():
-                drawing.bar(x(1), x(ratio), drawing.y, COLOURS[peer], f"{text}, {TITLES[peer]}: {times(ratio)} Nestor's time")
+                drawing.bar(x(1), x(ratio), drawing.y, COLOURS[peer],
+                            f"{text}, {TITLES[peer]}: {times(ratio)} Nestor's time")
                 # A short bar to the left leaves room for its figure on its right, beyond Nestor's line.
                 drawing.text(max(x(ratio), x(1)) + 4, drawing.y + 9.5, times(ratio), "faint")
                 drawing.y += BAR + 1

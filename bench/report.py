@@ -2,9 +2,11 @@
 import math
 import statistics
 
-from workloads import (CPUID_EXIT, DEMO, EXITS, FEW_EXITS, L2_OVER_L1, MEMORY_ABOVE_RAM, TARGETS, WORKLOADS, events)
+from workloads import (CPUID_EXIT, DEMO, EXITS, FEW_EXITS, L2_OVER_L1, MEMORY_ABOVE_RAM, TARGETS, WORKLOADS,
+                       events)
 
-TITLES = {"nestor": "Nestor", "qemu-tcg": "QEMU TCG", "qemu-mttcg": "QEMU MTTCG", "bochs": "Bochs", "native": "native"}
+TITLES = {"nestor": "Nestor", "before": "before", "qemu-tcg": "QEMU TCG", "qemu-mttcg": "QEMU MTTCG", "bochs": "Bochs",
+          "native": "native"}
 
 
 def document(bench, host):
@@ -19,12 +21,16 @@ def document(bench, host):
             cells.setdefault(cell, {})[name] = {
                 "median": statistics.median(chosen), "min": min(chosen), "max": max(chosen), "wall": wall, "cpu": cpu,
                 "instructions": figures.instructions[name].get(cell)}
-    return {"host": host, "peers": bench.names, "runs": bench.arguments.runs, "clock": bench.arguments.clock,
-            "sizes": {name: bench.sizes(name) for name in bench.names + ["full"]}, "cells": cells,
-            "wrong": {name: lines for name, lines in figures.wrong.items() if lines},
-            "hung": {name: sorted(found) for name, found in figures.hung.items() if found},
-            "skipped": {name: sorted(found) for name, found in figures.skipped.items() if found},
-            "memory_above_ram": {name: max(values) for name, values in figures.overhead.items() if values}}
+    arguments = bench.arguments
+    return {
+        "host": host, "peers": bench.names, "runs": arguments.runs, "runs_of": arguments.runs_of,
+        "clock": arguments.clock, "sizes": {name: bench.sizes(name) for name in bench.names + ["full"]},
+        "cells": cells,
+        "wrong": {name: lines for name, lines in figures.wrong.items() if lines},
+        "hung": {name: sorted(found) for name, found in figures.hung.items() if found},
+        "skipped": {name: sorted(found) for name, found in figures.skipped.items() if found},
+        "memory_above_ram": {name: max(values) for name, values in figures.overhead.items() if values},
+    }
 
 
 def median(document, cell, peer):
@@ -40,7 +46,9 @@ def number(value):
     """A figure with three digits that mean something."""
     if value >= 99.5:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+    if value >= 9.95:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.0995 else f"{value:.2g}"
 
 
 SECTIONS = [
@@ -64,7 +72,8 @@ def cell_text(document, cell, name, factor):
     if len(figure["wall"]) > 1:
         text += f" ±{(figure['max'] - figure['min']) / 2 / figure['median']:.0%}"
     base = median(document, cell, "nestor")
-    if name != "nestor" and base:
+    # Ratios of next to nothing say nothing.
+    if name != "nestor" and base and base > 0.01:
         text += f" ({number(figure['median'] / base)}×)"
     workload = cell.split()[0]
     sizes = document["sizes"][name]
@@ -81,6 +90,8 @@ def tables(document):
         peers = [name for name in document["peers"] if any(
             name in document["cells"][cell] or cell in document["hung"].get(name, []) for _, cell, _ in found)]
         if found:
+            if document["clock"] == "cpu" and entries is SECTIONS[0][1]:
+                title += " (by the clock)"
             yield [[title] + [TITLES[name] for name in peers]] + [
                 [text] + [cell_text(document, cell, name, factor) for name in peers] for text, cell, factor in found]
     over = l2_over_l1(document)
@@ -130,8 +141,9 @@ def outcome(reached, wanted):
               if value < wanted]
     if not missed:
         return "met"
-    return f"{len(reached) - len(missed)} of {len(reached)} met; short by: {', '.join(missed)}" if len(reached) > 1 \
-        else f"missed by {wanted / next(iter(reached.values())):.2f}×"
+    if len(reached) == 1:
+        return f"missed by {wanted / next(iter(reached.values())):.2f}×"
+    return f"{len(reached) - len(missed)} of {len(reached)} met; short by: {', '.join(missed)}"
 
 
 def middle(values):
@@ -188,6 +200,8 @@ def notes(document):
             lines.append(f"* {TITLES[name]} was given less to do and its figures are scaled up to the full size: "
                          f"{', '.join(sorted(smaller))}.")
     lines.append(f"Host instructions: {host['counters'] or 'counted'}.")
+    lines += [f"{TITLES[name]}: {runs} run{'s' if runs > 1 else ''} only." for name, runs in document["runs_of"].items()
+              if name in document["peers"] and runs < document["runs"]]
     for name, megabytes in document["memory_above_ram"].items():
         lines.append(f"{TITLES[name]}: at most {megabytes:.0f} MB of memory besides the guest's RAM.")
     lines += [f"{TITLES[name]} cannot run: {', '.join(cells)}." for name, cells in document["skipped"].items()]

@@ -51,7 +51,7 @@ DEMO = [
     ("demo", "the whole demo", 3.4),
 ]
 # How many times as long as Nestor a peer takes, roughly: for the time estimate of the first run only.
-SLOWER = {"nestor": 1, "native": 0.3, "qemu-tcg": 5, "qemu-mttcg": 5, "bochs": 45}
+SLOWER = {"nestor": 1, "before": 1, "native": 0.3, "qemu-tcg": 5, "qemu-mttcg": 5, "bochs": 45}
 
 # Level 2 of these against level 1; all of them make few exits.
 FEW_EXITS = [workload.name for workload in WORKLOADS]
