@@ -7,7 +7,7 @@
 #define NO_LOOP_PATTERNS __attribute__((optimize("no-tree-loop-distribute-patterns"), used))
 
 /* Where the start-up cost of the host's string instructions is won back. */
-#define STRING_MINIMUM 64
+#define STRING_MINIMUM 512
 
 typedef uint64_t __attribute__((may_alias, aligned(1))) word;
 
@@ -24,6 +24,15 @@ NO_LOOP_PATTERNS void *memcpy(void *to, const void *from, size_t size)
 	if (size >= STRING_MINIMUM) {
 		rep_movsb(t, f, size);
 		return to;
+	}
+	for (; size >= 32; size -= 32, t += 32, f += 32) {
+		uint64_t a = ((const word *)f)[0], b = ((const word *)f)[1];
+		uint64_t c = ((const word *)f)[2], d = ((const word *)f)[3];
+
+		((word *)t)[0] = a;
+		((word *)t)[1] = b;
+		((word *)t)[2] = c;
+		((word *)t)[3] = d;
 	}
 	for (; size >= 8; size -= 8, t += 8, f += 8)
 		*(word *)t = *(const word *)f;
@@ -67,7 +76,11 @@ NO_LOOP_PATTERNS void *memset(void *to, int value, size_t size)
 		__asm__ volatile("rep stosb" : "+D"(t), "+c"(size) : "a"(value) : "memory");
 		return to;
 	}
-	for (uint64_t pattern = (uint8_t)value * 0x0101010101010101ull; size >= 8; size -= 8, t += 8)
+	const uint64_t pattern = (uint8_t)value * 0x0101010101010101ull;
+
+	for (; size >= 32; size -= 32, t += 32)
+		((word *)t)[0] = ((word *)t)[1] = ((word *)t)[2] = ((word *)t)[3] = pattern;
+	for (; size >= 8; size -= 8, t += 8)
 		*(word *)t = pattern;
 	for (; size; size--)
 		*t++ = (uint8_t)value;
