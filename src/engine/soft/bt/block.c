@@ -128,6 +128,7 @@ void bt_reset_links(struct cpu *cpu, struct tlb_tables *tables)
 
 	if (!bt || !bt->stub[LINK_GLOBAL])
 		return;
+	bt->link_resets++;
 	if (tables) {
 		memcpy(tables->link, bt->stub[LINK_CONTEXT], bt->slots_used[LINK_CONTEXT] * sizeof(void *));
 		return;

@@ -159,6 +159,7 @@ struct bt {
 	uint16_t *slot_free[3];
 	uint32_t slots_free[3], slots_dropped[3]; /* the free ones come first, then the dropped ones */
 	uint64_t translated_blocks, flushes, drops; /* statistics */
+	uint64_t link_resets; /* how often bt_reset_links was called */
 
 	/* thunks, executable addresses */
 	uint64_t (*enter)(struct cpu *cpu, const void *code);

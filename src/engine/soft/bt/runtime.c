@@ -1,6 +1,7 @@
 /* What translated code calls: ops, and memory accesses that the inline lookup could not do. */
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/group.h"
+#include "engine/soft/bt/return_stack.h"
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/memory.h"
 
@@ -38,8 +39,46 @@ static bool must_look_up(const struct cpu *cpu)
 	return cpu->clock == ENGINE_CLOCK_DETERMINISTIC && __atomic_load_n(&cpu->kick, __ATOMIC_RELAXED);
 }
 
+/* What an op that ends its block finds changed behind itself. */
+struct before_op {
+	uint32_t mode;
+	const struct tlb_region *region;
+	uint64_t link_resets;
+};
+
+/*
+ * After an op that ends its block: where the next instruction needs nothing of the dispatcher, the way there through
+ * the jump cache; else 1. Return entries stay good where neither the mode key nor any mapping of code changed.
+ */
+static uint64_t way_on(struct cpu *cpu, const struct op_call *call, const struct before_op *before)
+{
+	struct bt *bt = cpu->bt;
+
+	if (cpu->tune_off & (ENGINE_TUNE_OPS_GO_ON | ENGINE_TUNE_JUMP_CACHE) || cpu->clock != ENGINE_CLOCK_REAL ||
+	    call->block->key & ~MODE_BITS || cpu->mode & MODE_STEP || !(cpu->mode & MODE_CODE64))
+		return 1;
+	if (cpu->shadow || cpu->event.valid || cpu->step_recheck || cpu->napping || cpu->activity != ACTIVITY_ACTIVE)
+		return 1;
+	if (cpu->region != bt->gs_base) {
+		if (!bt->host_fsgsbase)
+			return 1;
+		bt->gs_base = cpu->region;
+		__asm__ volatile("wrgsbase %0" : : "r"(cpu->region));
+	}
+	if (cpu->mode == before->mode && cpu->region == before->region && bt->link_resets == before->link_resets)
+		cpu->return_sp = (uint8_t *)cpu->return_sp + 8; /* without the thunk's own return address */
+	else
+		return_stack_forget(cpu);
+	cpu->branch = 0;
+	cpu->rflags_system &= ~(uint64_t)FLAG_RF; /* as wherever translated code is entered */
+	C_END(cpu);
+	return (uintptr_t)bt->jump_cached[MODE_CLASS(cpu->mode)];
+}
+
+/* Returns 0: the block goes on; 1: leave to the dispatcher; else what to jump to, with rip in r11. */
 uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 {
+	const struct before_op before = { cpu->mode, cpu->region, cpu->bt->link_resets };
 	const struct insn *insn = &call->insn;
 	uint64_t expected;
 	uint8_t shadow = cpu->shadow;
@@ -57,7 +96,9 @@ uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 	cpu->rip = cpu->next_rip;
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
-	if (call->ends || cpu->next_rip != expected || call->block->dropped || must_look_up(cpu))
+	if (call->ends)
+		return way_on(cpu, call, &before);
+	if (cpu->next_rip != expected || call->block->dropped || must_look_up(cpu))
 		return 1;
 	bt_take(cpu, call->rest - 1);
 	C_END(cpu);

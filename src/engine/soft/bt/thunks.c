@@ -97,7 +97,7 @@ static void emit_exits(struct bt *bt)
 static void emit_op_thunk(struct bt *bt)
 {
 	struct emitter *e = &bt->e;
-	uint8_t *leave;
+	uint8_t *leave, *way_on;
 
 	bt->call_op = emit_exec(e);
 	emit_spill(e);
@@ -105,11 +105,21 @@ static void emit_op_thunk(struct bt *bt)
 	emit_op(e, true, 0x8b, H_RSI, in_reg(H_R10));
 	emit_to_c_stack(e);
 	emit_call_c(e, (void *)bt_run_op);
-	emit_op(e, false, 0x85, H_RAX, in_reg(H_RAX));
-	leave = emit_branch_later(e, CC_NE);
+	emit_op(e, true, 0x83, 7, in_reg(H_RAX)); /* cmp rax, 1 */
+	emit8(e, 1);
+	way_on = emit_branch_later(e, CC_A);
+	leave = emit_branch_later(e, CC_E);
 	emit_to_return_stack(e);
 	emit_reload(e);
 	emit8(e, 0xc3);
+	emit_patch_here(e, way_on);
+	emit_op(e, true, 0x8b, H_R10, in_reg(H_RAX));
+	emit_to_return_stack(e);
+	emit_reload(e);
+	emit_load(e, H_R11, in_cpu(CPU_FIELD(rip)));
+	emit8(e, 0x41); /* jmp r10 */
+	emit8(e, 0xff);
+	emit8(e, 0xe2);
 	emit_patch_here(e, leave);
 	/* The op may have changed the context or the mode: no entry holds. */
 	emit_load(e, H_RAX, in_cpu(CPU_FIELD(return_bottom)));
