@@ -225,7 +225,8 @@ class Bench:
         sizes = self.sizes("native")
         size = {workload.name: sizes[workload.name] for workload in self.workloads}
         memory = "/dev/shm"
-        work = tempfile.mkdtemp(prefix="nestor-bench-", dir=memory if os.access(memory, os.W_OK) else None)
+        usable = os.access(memory, os.W_OK) and not os.statvfs(memory).f_flag & os.ST_NOEXEC
+        work = tempfile.mkdtemp(prefix="nestor-bench-", dir=memory if usable else None)
 
         def done(cell, seconds):
             workload = BY_NAME[cell.split()[0]]
