@@ -17,14 +17,15 @@
 #define TABLES	  0x1000u /* PML4, PDPT, PD, then one page table for code and one for data */
 #define CODE_GPA  0x100000u
 #define DATA_GPA  0x200000u
+#define STACK_GPA 0x300000u
 
 static struct guest_memory memory;
 static struct cpu_model model;
 static struct cpu *cpu;
 static uint8_t *ram;
-static uint64_t guest_code, guest_data;
 static uint64_t vector_seen;
-static bool planted;
+static struct differential_setup setup;
+static bool stale; /* what was translated is by other tuning */
 static unsigned cut_every;
 static uint64_t start_ticks, end_ticks;
 
@@ -120,8 +121,7 @@ static void map_pages(uint64_t linear, uint64_t gpa, size_t size, unsigned table
 		pt[(linear >> 12 & 511) + i] = (gpa + i * PAGE_SIZE) | 3;
 }
 
-bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t data_size, bool plant,
-			 bool counted)
+bool differential_create(const struct differential_setup *s)
 {
 	static struct engine_config config;
 	struct cpu_model_request request = { .cpu_count = 1 };
@@ -131,11 +131,10 @@ bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t 
 	ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	memory.slot[0] = (struct guest_memory_slot){ .gpa = 0, .size = RAM_SIZE, .host = ram };
 	memory.slot_count = 1;
-	guest_code = code;
-	guest_data = data;
-	planted = plant;
-	config = (struct engine_config){ .host = &host, .cpu_model = &model, .cpu_count = 1 };
-	if (counted) {
+	setup = *s;
+	config = (struct engine_config){ .host = &host, .cpu_model = &model, .cpu_count = 1,
+					 .code_memory = s->code_memory };
+	if (s->counted) {
 		config.clock = ENGINE_CLOCK_DETERMINISTIC;
 		request.tsc_hz = 1000000000;
 	}
@@ -145,8 +144,9 @@ bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t 
 		return false;
 	}
 	cpu = *(struct cpu **)((uint8_t *)vcpu + sizeof(void *)); /* struct engine_vcpu: { vm, cpu, … } */
-	map_pages(code, CODE_GPA, code_size, 0);
-	map_pages(data, DATA_GPA, data_size, 1);
+	map_pages(s->code, CODE_GPA, s->code_size, 0);
+	map_pages(s->data, DATA_GPA, s->data_size, 1);
+	map_pages(s->stack, STACK_GPA, s->stack_size, 1);
 	return bt_thread_init(cpu) == 0;
 }
 
@@ -171,9 +171,13 @@ static void set_segment(unsigned index, uint32_t rights)
 const uint8_t *differential_run(const struct differential_state *in, struct differential_state *out,
 				const uint8_t *code, size_t code_size, const uint8_t *data, size_t data_size)
 {
-	if (planted)
+	if (setup.plant)
 		plant_defect();
-	bt_flush(cpu->bt);
+	if (!setup.code_memory || stale)
+		bt_flush(cpu->bt);
+	stale = false;
+	for (uint64_t page = 0; page < setup.code_size; page += PAGE_SIZE)
+		bt_code_written(cpu, GPA(CODE_GPA + page), PAGE_SIZE);
 	memcpy(ram + CODE_GPA, code, code_size);
 	memcpy(ram + DATA_GPA, data, data_size);
 	memcpy(cpu->gpr, in->gpr, sizeof(cpu->gpr));
@@ -214,10 +218,20 @@ const uint8_t *differential_run(const struct differential_state *in, struct diff
 	return ram + DATA_GPA;
 }
 
-void differential_vary(unsigned cut, unsigned tune_off)
+void differential_cut(unsigned cut)
 {
 	cut_every = cut;
+}
+
+void differential_tune(unsigned tune_off)
+{
+	stale |= cpu->tune_off != tune_off;
 	cpu->tune_off = tune_off;
+}
+
+uint8_t *differential_stack(void)
+{
+	return ram + STACK_GPA;
 }
 
 uint64_t differential_instructions(void)

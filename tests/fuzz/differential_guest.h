@@ -20,14 +20,23 @@ struct differential_state {
 
 _Static_assert(offsetof(struct differential_state, fpu) == 192, "known to assembly");
 
-/* False with a message on standard error where it cannot be created. plant: with a known defect. counted: under the
- * deterministic clock. */
-bool differential_create(uint64_t code, size_t code_size, uint64_t data, size_t data_size, bool plant, bool counted);
-/*
- * Deterministic clock: how the next runs are cut and translated. Every `cut` instructions at most a timer is due
- * (0: never); tune_off: ENGINE_TUNE_*.
- */
-void differential_vary(unsigned cut, unsigned tune_off);
+/* Linear addresses and sizes of what the guest has; code and data are written anew for each run. */
+struct differential_setup {
+	uint64_t code, data, stack;
+	size_t code_size, data_size, stack_size;
+	size_t code_memory; /* 0: every run begins with a flush; else so little that flushes happen in the middle */
+	bool plant;	    /* with a known defect */
+	bool counted;	    /* under the deterministic clock */
+};
+
+/* False with a message on standard error where it cannot be created. */
+bool differential_create(const struct differential_setup *setup);
+/* The guest's stack, which runs leave as they find it but for the guest's own writes. */
+uint8_t *differential_stack(void);
+/* tune_off: ENGINE_TUNE_* for the next runs. */
+void differential_tune(unsigned tune_off);
+/* Deterministic clock: in the next runs a timer is due every `cut` instructions at most (0: never). */
+void differential_cut(unsigned cut);
 /* Deterministic clock: instructions that the last run retired. */
 uint64_t differential_instructions(void);
 /* Runs the bytes from `in`; returns the guest's data afterwards. */

@@ -3,7 +3,11 @@
  * the same state, and must leave the same registers, flags, vector registers, x87 stack and memory, or the same
  * fault at the same instruction.
  *
- *	fuzz_translator [--seed N] [--count N] [--length N] [--group NAME] [--plant] [--verbose] [--deterministic]
+ *	fuzz_translator [--seed N] [--count N] [--length N] [--group NAME | --flow] [--plant] [--verbose]
+ *		[--deterministic] [--code-memory KIB] [--off MASK]
+ *
+ * A third of the sequences call, return, repeat and rewrite themselves (flow.c); --flow: all. A quarter is translated a
+ * second time with parts of the translator off. --code-memory: with so little that it is renewed in the middle. --off: ENGINE_TUNE_*.
  *
  * --plant puts a known defect into the translator (it believes that INC overwrites CF, and that ADC does not
  * read it) and succeeds only when the fuzzer finds it. A failure prints the seed, the bytes and what differs;
@@ -28,28 +32,9 @@
 #include <sys/ucontext.h>
 
 #include "differential_guest.h"
-
-#define CODE	   0x40000000ul
-#define DATA	   0x50000000ul
-#define CODE_SIZE  0x4000u
-#define DATA_PAGES 4u
-#define DATA_SIZE  (DATA_PAGES * 4096u)
-
-static uint64_t random_state;
-
-static uint64_t next_random(void)
-{
-	uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
-}
-
-static unsigned pick(unsigned n)
-{
-	return next_random() % n;
-}
+#include "encode.h"
+#include "engine/engine.h"
+#include "flow.h"
 
 /* ---- the native side ---- */
 
@@ -59,6 +44,7 @@ static sigjmp_buf native_return;
 static volatile bool native_running;
 static struct sigaction previous[65];
 static bool deterministic;
+static unsigned tune_off; /* ENGINE_TUNE_*: in the first run of each sequence */
 
 static void on_signal(int number, siginfo_t *info, void *context)
 {
@@ -124,195 +110,6 @@ static void run_native(void)
 }
 
 /* ---- generation ---- */
-
-static uint8_t code[CODE_SIZE];
-static unsigned code_length;
-
-static void put(uint8_t byte)
-{
-	code[code_length++] = byte;
-}
-
-static void put_bytes(uint64_t value, unsigned size)
-{
-	for (unsigned i = 0; i < size; i++)
-		put(value >> (8 * i));
-}
-
-
-static unsigned pick_register(void)
-{
-	unsigned reg;
-
-	/* rsp keeps pointing into DATA */
-	do
-		reg = pick(4) ? pick(16) : (const uint8_t[]){ 10, 11, 15, 0 }[pick(4)];
-	while (reg == 4);
-	return reg;
-}
-
-static void put_mov_imm(unsigned reg, uint64_t value)
-{
-	put(0x48 | (reg >> 3));
-	put(0xb8 | (reg & 7));
-	put_bytes(value, 8);
-}
-
-/* An address within DATA; sometimes near a page's end, rarely outside. */
-static uint64_t pick_address(unsigned size)
-{
-	switch (pick(24)) {
-	case 0:
-		return DATA + DATA_SIZE - pick(2 * size + 1); /* may run out of the mapping */
-	case 1 ... 4:
-		return DATA + 4096 * (1 + pick(DATA_PAGES - 1)) - pick(size + 1); /* may cross */
-	default:
-		return DATA + (pick(DATA_SIZE - 128) & ~(pick(3) ? 15ull : 0ull));
-	}
-}
-
-struct operand {
-	bool memory;
-	unsigned reg;		     /* where !memory */
-	unsigned base, index, scale; /* index 16: none; base 17: RIP */
-	int32_t disp;
-};
-
-/* Chooses a memory operand and emits the MOVs that make it point into DATA. */
-static struct operand pick_memory_of(unsigned size, bool aligned, bool inside)
-{
-	struct operand o = { .memory = true, .index = 16 };
-	uint64_t address = pick_address(size);
-
-	/* A faulting store of 80 bits may leave a part of it on the host: keep those inside. So too
-	 * operands that must be aligned (whether #GP or #PF comes first is not modelled) and MMX's (a host may
-	 * have left x87 mode when the access faults). */
-	if (size == 10 || inside)
-		address = DATA + 4096 - pick(2 * size);
-	if (aligned)
-		address &= ~(uint64_t)(size - 1);
-	switch (pick(8)) {
-	case 0:
-		o.base = 17;
-		o.disp = address; /* fixed up when encoded */
-		return o;
-	case 1:
-		o.base = 4; /* rsp-relative: rsp points to DATA's middle */
-		o.disp = pick(1024) & ~15u;
-		return o;
-	case 2 ... 3: {
-		uint64_t index = (int8_t)next_random();
-
-		o.base = pick_register();
-		do
-			o.index = pick_register();
-		while (o.index == o.base);
-		o.scale = pick(4);
-		o.disp = pick(2) ? (int8_t)next_random() : (int32_t)(next_random() & 0xffffff);
-		put_mov_imm(o.index, index);
-		put_mov_imm(o.base, address - (index << o.scale) - (int64_t)o.disp);
-		return o;
-	}
-	default:
-		o.base = pick_register();
-		o.disp = pick(3) == 0 ? 0 : pick(2) ? (int8_t)next_random() : (int32_t)next_random();
-		put_mov_imm(o.base, address - (int64_t)o.disp);
-		return o;
-	}
-}
-
-static struct operand pick_memory(unsigned size, bool aligned)
-{
-	return pick_memory_of(size, aligned, false);
-}
-
-static struct operand reg_operand(unsigned reg)
-{
-	return (struct operand){ .reg = reg };
-}
-
-static unsigned operand_rex(unsigned reg, const struct operand *rm)
-{
-	unsigned rex = reg & 8 ? 4 : 0;
-
-	if (!rm->memory)
-		return rex | (rm->reg & 8 ? 1 : 0);
-	if (rm->base < 16 && rm->base & 8)
-		rex |= 1;
-	if (rm->index < 16 && rm->index & 8)
-		rex |= 2;
-	return rex;
-}
-
-/* imm_left: bytes that follow, for RIP-relative operands */
-static void put_operand(unsigned reg, const struct operand *rm, unsigned imm_left)
-{
-	reg = (reg & 7) << 3;
-	if (!rm->memory) {
-		put(0xc0 | reg | (rm->reg & 7));
-		return;
-	}
-	if (rm->base == 17) {
-		put(reg | 5);
-		put_bytes((uint32_t)rm->disp - (uint32_t)(CODE + code_length + 4 + imm_left), 4);
-		return;
-	}
-	bool wide = rm->disp != (int8_t)rm->disp || pick(4) == 0;
-	unsigned mod = rm->disp == 0 && (rm->base & 7) != 5 && pick(2) ? 0 : wide ? 0x80 : 0x40;
-
-	if (rm->index != 16 || (rm->base & 7) == 4) {
-		put(mod | reg | 4);
-		put(rm->scale << 6 | (rm->index == 16 ? 4 : rm->index & 7) << 3 | (rm->base & 7));
-	} else {
-		put(mod | reg | (rm->base & 7));
-	}
-	if (mod)
-		put_bytes(rm->disp, mod == 0x80 ? 4 : 1);
-}
-
-/* prefix: 0, 66, F2, F3; map 0..3 */
-static void put_legacy(unsigned prefix, bool lock, bool w, bool byte_rex, unsigned map, uint8_t opcode, unsigned reg,
-		       struct operand rm, unsigned imm_size, uint64_t imm)
-{
-	unsigned rex = operand_rex(reg, &rm);
-
-	if (lock)
-		put(0xf0);
-	if (prefix)
-		put(prefix);
-	if (rex || w || byte_rex)
-		put(0x40 | (w ? 8 : 0) | rex);
-	if (map)
-		put(0x0f);
-	if (map >= 2)
-		put(map == 2 ? 0x38 : 0x3a);
-	put(opcode);
-	put_operand(reg, &rm, imm_size);
-	put_bytes(imm, imm_size);
-}
-
-static void put_vex(unsigned map, unsigned pp, bool w, bool l, unsigned vvvv, uint8_t opcode, unsigned reg,
-		    struct operand rm, unsigned imm_size, uint64_t imm)
-{
-	unsigned rex = operand_rex(reg, &rm);
-
-	put(0xc4);
-	put((~rex & 7) << 5 | map);
-	put(w << 7 | (~vvvv & 15) << 3 | l << 2 | pp);
-	put(opcode);
-	put_operand(reg, &rm, imm_size);
-	put_bytes(imm, imm_size);
-}
-
-/* Random operand size: returns bytes; *prefix and *w encode it. */
-static unsigned pick_size(unsigned *prefix, bool *w)
-{
-	unsigned size = (const unsigned[]){ 2, 4, 4, 8, 8 }[pick(5)];
-
-	*prefix = size == 2 ? 0x66 : 0;
-	*w = size == 8;
-	return size;
-}
 
 static struct operand pick_rm(unsigned size)
 {
@@ -825,6 +622,13 @@ static void gen_vector_memory(void)
 		(struct operand){ .memory = true, .base = base, .index = 5, .scale = scale, .disp = 8 }, 0, 0);
 }
 
+/* Whether a pointer to anywhere may hit memory of this process: a sanitizer's. */
+#ifdef NESTOR_SANITIZED
+#define WILD_IS_MAPPED true
+#else
+#define WILD_IS_MAPPED false
+#endif
+
 /* Several accesses around one pointer, in one page or over two: what the translator looks up together. */
 static void gen_structure(void)
 {
@@ -838,7 +642,7 @@ static void gen_structure(void)
 
 		do
 			reg = pick_register();
-		while (reg == base && pick(8));
+		while (reg == base && (WILD_IS_MAPPED || pick(8)));
 		pick_size(&prefix, &w);
 		if (pick(6) == 0) /* the pointer moves by a constant */
 			put_legacy(0, false, true, false, 0, 0x83, pick(2) ? 0 : 5, reg_operand(base), 1, pick(32));
@@ -861,12 +665,16 @@ static void gen_instruction(void)
 		gen_template(t);
 		return;
 	}
-	switch (pick(26)) {
+	switch (pick(28)) {
 	case 0 ... 4:
 		gen_alu();
 		break;
 	case 5:
-		gen_stack();
+		if (!calm)
+			gen_stack();
+		break;
+	case 26:
+		flow_piece();
 		break;
 	case 6:
 		gen_branch();
@@ -895,8 +703,16 @@ static void gen_instruction(void)
 	}
 }
 
+static bool only_flow;
+static bool flow; /* the present sequence has STACK, and its own rsp */
+
 static void gen_sequence(unsigned length)
 {
+	flow = only_flow || (!only_group && pick(3) == 0);
+	if (flow) {
+		native_in.gpr[4] = flow_sequence(length, gen_instruction);
+		return;
+	}
 	code_length = 0;
 	for (unsigned i = 0; i < length && code_length < CODE_SIZE - 256; i++)
 		gen_instruction();
@@ -915,7 +731,7 @@ static void gen_state(void)
 		native_in.gpr[i] = pick(3) ? next_random() : next_random() & 0xff;
 	native_in.gpr[4] = DATA + DATA_SIZE / 2;
 	native_in.rip = CODE;
-	native_in.rflags = 2 | (next_random() & 0x8d5);
+	native_in.rflags = 0x202 | (next_random() & 0x8d5); /* IF as natively: PUSHF stores it */
 	differential_fpu_init(native_in.fpu, next_random);
 	for (unsigned i = 0; i < DATA_SIZE; i++)
 		data_before[i] = next_random();
@@ -965,6 +781,12 @@ static bool compare(const struct differential_state *native, const struct differ
 			snprintf(name, sizeof(name), "[+%x]", i);
 			bad |= differ(name, *(uint64_t *)(data_native + i), *(uint64_t *)(data_translated + i));
 		}
+	for (unsigned i = 0; flow && i < STACK_SIZE; i += 8)
+		if (memcmp((uint8_t *)STACK + i, differential_stack() + i, 8)) {
+			snprintf(name, sizeof(name), "s+%x", i);
+			bad |= differ(name, *(uint64_t *)(STACK + i), *(uint64_t *)(differential_stack() + i));
+			break;
+		}
 	return bad;
 }
 
@@ -979,51 +801,71 @@ static void *map_fixed(unsigned long address, size_t size, int protection)
 	return p;
 }
 
+/* Translates and runs the sequence, and compares. */
+static bool run_translated(void)
+{
+	struct differential_state translated;
+	const uint8_t *data_translated;
+
+	if (flow)
+		memset(differential_stack(), 0, STACK_SIZE);
+	data_translated = differential_run(&native_in, &translated, code, code_length, data_before, DATA_SIZE);
+	return compare(&native_out, &translated, data_translated);
+}
+
+static void print_code(void)
+{
+	unsigned length = code_length;
+
+	while (length && code[length - 1] == FLOW_FILLER)
+		length--;
+	for (unsigned i = 0; i < length; i++)
+		printf(" %02x", code[i]);
+	printf("\n");
+	fflush(stdout);
+}
+
 /* One sequence; returns true where the two sides differ. */
 static bool try_seed(uint64_t seed, unsigned length, bool verbose)
 {
-	struct differential_state translated;
 	uint8_t *data = (uint8_t *)DATA;
+	bool bad;
 
 	random_state = seed * 0x2545f4914f6cdd1du;
 	gen_state();
 	gen_sequence(1 + pick(length));
 	if (verbose) {
 		printf("seed %lu:", (unsigned long)seed);
-		for (unsigned i = 0; i < code_length; i++)
-			printf(" %02x", code[i]);
-		printf("\n");
-		fflush(stdout);
+		print_code();
 	}
 	memcpy((void *)CODE, code, code_length);
 	memcpy(data, data_before, DATA_SIZE);
+	if (flow)
+		memset((void *)STACK, 0, STACK_SIZE);
 	run_native();
 	memcpy(data_native, data, DATA_SIZE);
-	const uint8_t *data_translated =
-		differential_run(&native_in, &translated, code, code_length, data_before, DATA_SIZE);
-
-	if (native_out.vector != 6 && native_out.vector != translated.vector && verbose)
-		printf("native vector %lu\n", (unsigned long)native_out.vector);
-	bool bad = compare(&native_out, &translated, data_translated);
-
+	if (verbose)
+		printf("ends natively by vector %lu at %lx\n", (unsigned long)native_out.vector, (unsigned long)native_out.rip);
+	differential_tune(tune_off);
+	bad = run_translated();
 	if (deterministic) {
 		uint64_t instructions = differential_instructions();
 
 		for (unsigned i = 0; i < 2; i++) {
-			if (i == 0)
-				differential_vary(1 + pick(9), pick(64));
-			else
-				differential_vary(1, 0);
-			data_translated = differential_run(&native_in, &translated, code, code_length, data_before, DATA_SIZE);
-			bad |= compare(&native_out, &translated, data_translated);
+			differential_cut(i ? 1 : 1 + pick(9));
+			differential_tune(i ? 0 : pick(1u << ENGINE_TUNE_COUNT));
+			bad |= run_translated();
 			if (instructions != differential_instructions()) {
 				printf("  %lu instructions, and cut %lu\n", (unsigned long)instructions,
 				       (unsigned long)differential_instructions());
 				bad = true;
 			}
 		}
-		differential_vary(0, 0);
+	} else if (pick(4) == 0) {
+		differential_tune(pick(1u << ENGINE_TUNE_COUNT));
+		bad |= run_translated();
 	}
+	differential_cut(0);
 	return bad;
 }
 
@@ -1031,7 +873,9 @@ int main(int argc, char **argv)
 {
 	uint64_t seed = 1, count = 2000, failures = 0;
 	unsigned length = 40;
-	bool plant = false, verbose = false;
+	bool verbose = false;
+	struct differential_setup setup = { .code = CODE, .code_size = CODE_SIZE, .data = DATA, .data_size = DATA_SIZE,
+					    .stack = STACK, .stack_size = STACK_SIZE };
 	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 	static uint8_t stack[65536];
 	stack_t alternate = { .ss_sp = stack, .ss_size = sizeof(stack) };
@@ -1046,9 +890,15 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[i], "--group") && i + 1 < argc)
 			only_group = argv[++i];
 		else if (!strcmp(argv[i], "--plant"))
-			plant = true;
+			setup.plant = true;
 		else if (!strcmp(argv[i], "--deterministic"))
-			deterministic = true;
+			deterministic = exact_flags = setup.counted = true;
+		else if (!strcmp(argv[i], "--flow"))
+			only_flow = true;
+		else if (!strcmp(argv[i], "--off") && i + 1 < argc)
+			tune_off = strtoul(argv[++i], NULL, 0);
+		else if (!strcmp(argv[i], "--code-memory") && i + 1 < argc)
+			setup.code_memory = strtoul(argv[++i], NULL, 0) << 10;
 		else if (!strcmp(argv[i], "--verbose"))
 			verbose = true;
 		else {
@@ -1058,7 +908,8 @@ int main(int argc, char **argv)
 	}
 	map_fixed(CODE, CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC);
 	map_fixed(DATA, DATA_SIZE, PROT_READ | PROT_WRITE);
-	if (!differential_create(CODE, CODE_SIZE, DATA, DATA_SIZE, plant, deterministic))
+	map_fixed(STACK, STACK_SIZE, PROT_READ | PROT_WRITE);
+	if (!differential_create(&setup))
 		return 2;
 	sigaltstack(&alternate, NULL);
 	for (unsigned i = 0; i < 5; i++) {
@@ -1070,16 +921,14 @@ int main(int argc, char **argv)
 		if (!try_seed(s, length, verbose))
 			continue;
 		failures++;
-		if (plant)
+		if (setup.plant)
 			break;
 		printf("seed %lu differs:", (unsigned long)s);
-		for (unsigned i = 0; i < code_length; i++)
-			printf(" %02x", code[i]);
-		printf("\n");
+		print_code();
 		if (failures >= 5)
 			break;
 	}
-	if (plant) {
+	if (setup.plant) {
 		printf(failures ? "the planted defect was found\n" : "the planted defect was NOT found\n");
 		return failures ? 0 : 1;
 	}
