@@ -25,6 +25,7 @@ static struct cpu *cpu;
 static uint8_t *ram;
 static uint64_t vector_seen;
 static struct differential_setup setup;
+static size_t room; /* 0: all */
 static bool stale; /* what was translated is by other tuning */
 static unsigned cut_every;
 static uint64_t start_ticks, end_ticks;
@@ -176,6 +177,8 @@ const uint8_t *differential_run(const struct differential_state *in, struct diff
 	if (!setup.code_memory || stale)
 		bt_flush(cpu->bt);
 	stale = false;
+	if (room && (size_t)(cpu->bt->arena_end - cpu->bt->arena) > room)
+		cpu->bt->arena = cpu->bt->arena_end - room;
 	for (uint64_t page = 0; page < setup.code_size; page += PAGE_SIZE)
 		bt_code_written(cpu, GPA(CODE_GPA + page), PAGE_SIZE);
 	memcpy(ram + CODE_GPA, code, code_size);
@@ -221,6 +224,11 @@ const uint8_t *differential_run(const struct differential_state *in, struct diff
 void differential_cut(unsigned cut)
 {
 	cut_every = cut;
+}
+
+void differential_room(size_t bytes)
+{
+	room = bytes;
 }
 
 void differential_tune(unsigned tune_off)

@@ -35,6 +35,8 @@ bool differential_create(const struct differential_setup *setup);
 uint8_t *differential_stack(void);
 /* tune_off: ENGINE_TUNE_* for the next runs. */
 void differential_tune(unsigned tune_off);
+/* The next runs begin with so many bytes left for block records: the memory is full somewhere in the middle. */
+void differential_room(size_t bytes);
 /* Deterministic clock: in the next runs a timer is due every `cut` instructions at most (0: never). */
 void differential_cut(unsigned cut);
 /* Deterministic clock: instructions that the last run retired. */

@@ -198,4 +198,3 @@ unsigned pick_size(unsigned *prefix, bool *w)
 	*w = size == 8;
 	return size;
 }
-

@@ -914,6 +914,7 @@ void flow_piece(void)
 		put_string();
 		break;
 	default:
+		put_page_end(); /* over two pages */
 		put_write_flags();
 		put_plain();
 		put_read_flags();

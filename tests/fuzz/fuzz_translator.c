@@ -30,6 +30,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ucontext.h>
+#include <unistd.h>
 
 #include "differential_guest.h"
 #include "encode.h"
@@ -847,7 +848,9 @@ static bool try_seed(uint64_t seed, unsigned length, bool verbose)
 	if (verbose)
 		printf("ends natively by vector %lu at %lx\n", (unsigned long)native_out.vector, (unsigned long)native_out.rip);
 	differential_tune(tune_off);
+	differential_room(pick(8) ? 0 : 16 + pick(20000));
 	bad = run_translated();
+	differential_room(0);
 	if (deterministic) {
 		uint64_t instructions = differential_instructions();
 
@@ -866,6 +869,42 @@ static bool try_seed(uint64_t seed, unsigned length, bool verbose)
 		bad |= run_translated();
 	}
 	differential_cut(0);
+	return bad;
+}
+
+/*
+ * An instruction over two pages takes a block record before it is known to run on, and another one afterwards: it must
+ * come through wherever the memory is full.
+ */
+static bool try_two_pages(void)
+{
+	bool bad = false;
+
+	alarm(60); /* a vCPU that gave up waits */
+	for (size_t room = 16; room <= 4096 && !bad; room += 16) {
+		random_state = room;
+		gen_state();
+		flow = false;
+		code_length = 0;
+		put(0xe9); /* jmp to the page's end */
+		put_bytes(4096 - 5 - 1 - room / 16 % 9, 4);
+		while (code_length < 4096 - 1 - room / 16 % 9)
+			put(FLOW_FILLER);
+		put_mov_imm(0, next_random());
+		put(0x0f); /* ud2 */
+		put(0x0b);
+		memcpy((void *)CODE, code, code_length);
+		memcpy((void *)DATA, data_before, DATA_SIZE);
+		run_native();
+		memcpy(data_native, (void *)DATA, DATA_SIZE);
+		differential_tune(0);
+		differential_room(room);
+		bad = run_translated();
+		if (bad)
+			printf("with %zu bytes left\n", room);
+	}
+	differential_room(0);
+	alarm(0);
 	return bad;
 }
 
@@ -917,6 +956,8 @@ int main(int argc, char **argv)
 
 		sigaction(number, &action, &previous[number]);
 	}
+	if (!setup.plant && try_two_pages())
+		return 1;
 	for (uint64_t s = seed; s < seed + count; s++) {
 		if (!try_seed(s, length, verbose))
 			continue;
