@@ -77,7 +77,7 @@ void emit_swapgs(struct translation *t)
 	emit_store(t->e, base, H_R11);
 }
 
-/* RDTSC, RDTSCP: the host's TSC plus offset and IA32_TSC_ADJUST. */
+/* RDTSC, RDTSCP: the host's TSC plus offset and IA32_TSC_ADJUST; in non-root operation, plus the VMCS's offset. */
 void emit_rdtsc(struct translation *t, bool with_aux)
 {
 	struct emitter *e = t->e;
@@ -90,6 +90,8 @@ void emit_rdtsc(struct translation *t, bool with_aux)
 	emit_op(e, true, 0x0b, H_RAX, in_reg(H_RDX)); /* or rax, rdx */
 	emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(tsc_offset)));
 	emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(msr.tsc_adjust)));
+	if (t->key & MODE_NONROOT)
+		emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(virt_tsc_offset)));
 	emit_op(e, true, 0x8b, H_RDX, in_reg(H_RAX));
 	emit_op(e, true, 0xc1, 5, in_reg(H_RDX)); /* shr rdx, 32 */
 	emit8(e, 32);

@@ -77,7 +77,7 @@ static void emit_syscall_checks(struct translation *t, struct checks *checks)
 	struct emitter *e = t->e;
 	uint32_t dropped = 3u << MODE_CLASS_SHIFT | MODE_ALIGN;
 	uint32_t added = MODE_CPL0 | MODE_IOPL_OK | TLB_SUPER << MODE_CLASS_SHIFT |
-			 (t->key & MODE_NONROOT ? 0 : MODE_TSC_DIRECT);
+			 (t->key & MODE_NONROOT ? t->key & MODE_TSC_DIRECT : MODE_TSC_DIRECT);
 
 	emit_test(t, checks, in_cpu(CPU_FIELD(efer)), EFER_SCE, true);
 	emit_test(t, checks, in_cpu(CPU_FIELD(msr.sfmask)), FLAG_AC, true);
@@ -165,8 +165,8 @@ void emit_syscall(struct translation *t, const struct insn *insn)
 static void emit_sysret_checks(struct translation *t, struct checks *checks)
 {
 	struct emitter *e = t->e;
-	uint32_t dropped = 3u << MODE_CLASS_SHIFT | MODE_CPL0 | MODE_SMAP | MODE_IOPL_OK | MODE_TSC_DIRECT;
-	uint32_t added = TLB_USER << MODE_CLASS_SHIFT | (t->key & MODE_NONROOT ? 0 : MODE_TSC_DIRECT);
+	uint32_t dropped = 3u << MODE_CLASS_SHIFT | MODE_CPL0 | MODE_SMAP | MODE_IOPL_OK; /* CR4.TSD is clear: MODE_TSC_DIRECT stays */
+	uint32_t added = TLB_USER << MODE_CLASS_SHIFT;
 
 	emit_test(t, checks, in_cpu(CPU_FIELD(efer)), EFER_SCE, true);
 	emit_test(t, checks, in_cpu(CPU_FIELD(cr4)), CR4_TSD, false);

@@ -134,7 +134,7 @@ enum activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_
 #define MODE_FSGSBASE   (1u << 16) /* CR4.FSGSBASE */
 #define MODE_ALIGN      (1u << 17) /* CR0.AM and AC and CPL 3: accesses go the careful way, alignment-checked */
 #define MODE_WAIT_TS    (1u << 18) /* CR0.MP and CR0.TS: WAIT raises #NM */
-#define MODE_TSC_DIRECT (1u << 19) /* RDTSC needs no check: not intercepted, CR4.TSD clear or CPL 0 */
+#define MODE_TSC_DIRECT (1u << 19) /* RDTSC needs no check: not intercepted or scaled, CR4.TSD clear or CPL 0 */
 #define MODE_SMAP       (1u << 21) /* CR4.SMAP at CPL 0-2: STAC and CLAC change the class */
 #define MODE_IOPL_OK    (1u << 20) /* CPL <= IOPL: CLI and STI need no check (protected mode) */
 
@@ -225,6 +225,8 @@ struct cpu {
 	bool monitor_trap;             /* MTF: MODE_STEP, and cpu_poll_events after each instruction */
 	uint64_t apic_access_page;     /* L1-physical page whose accesses go through virt->apic_access, also without
 					* nested paging; never entered into the TLB. 0: none */
+	bool virt_tsc_direct;          /* non-root: RDTSC and RDTSCP give the TSC plus virt_tsc_offset, without a check */
+	uint64_t virt_tsc_offset;
 	uint64_t virt_deadline_ns;     /* VMX-preemption timer's deadline, 0: none. cpu_host_timer_arm arms the earlier
 					* of this and its argument; ASYNC_TIMER may therefore come early for the APIC */
 	uint64_t apic_deadline_ns;     /* the argument of the last cpu_host_timer_arm: pass it again after changing

@@ -69,8 +69,8 @@ void cpu_update_mode(struct cpu *cpu)
 		mode |= MODE_ALIGN;
 	if ((cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
 		mode |= MODE_WAIT_TS;
-	/* In non-root operation the TSC may be intercepted or offset: that is left to op_rdtsc. */
-	if (!cpu->virt && (cpl == 0 || !(cr4 & CR4_TSD)))
+	/* In non-root operation the TSC may be intercepted or scaled: that is left to op_rdtsc. */
+	if ((!cpu->virt || cpu->virt_tsc_direct) && (cpl == 0 || !(cr4 & CR4_TSD)))
 		mode |= MODE_TSC_DIRECT;
 	if (cpl <= ((flags >> 12) & 3))
 		mode |= MODE_IOPL_OK;

@@ -33,7 +33,7 @@ static _Noreturn void fail_instruction(struct cpu *cpu, const struct vmx_rule *r
 }
 
 /* The controls in force from now to the exit. */
-static void load_controls(struct vmx_runtime *rt, struct vmcs *vmcs)
+static void load_controls(struct cpu *cpu, struct vmx_runtime *rt, struct vmcs *vmcs)
 {
 	rt->vmcs = vmcs;
 	rt->pin = vmcs->f[VMCS_PIN_BASED_CONTROLS];
@@ -45,6 +45,9 @@ static void load_controls(struct vmx_runtime *rt, struct vmcs *vmcs)
 	rt->tsc_multiplier = (rt->primary & CPU_USE_TSC_OFFSETTING) && (rt->secondary & CPU2_USE_TSC_SCALING)
 	                         ? vmcs->f[VMCS_TSC_MULTIPLIER]
 	                         : 0;
+	cpu->virt_tsc_offset = rt->tsc_offset;
+	cpu->virt_tsc_direct =
+	    !(rt->primary & CPU_RDTSC_EXITING) && rt->secondary & CPU2_ENABLE_RDTSCP && !rt->tsc_multiplier;
 	vmcs->dirty_runtime = 0;
 }
 
@@ -217,7 +220,7 @@ _Noreturn void vmx_enter(struct cpu *cpu, bool launch)
 
 	if (unlikely(rule))
 		fail_instruction(cpu, rule);
-	load_controls(rt, vmcs);
+	load_controls(cpu, rt, vmcs);
 	rt->root_paging = vmx_paging_bits(cpu->cr0, cpu->cr4, cpu->efer);
 	rt->root_nmi_blocked = cpu->nmi_blocked;
 	rule = vmx_check_guest(cpu, vmcs);
