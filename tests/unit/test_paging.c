@@ -451,6 +451,9 @@ static void jump_caches_go_when_their_mapping_may_have_changed(void **state)
 	assert_int_equal(kernel->rip, 0x1010);
 
 	user = jump_fill(TLB_USER, 0x2010);
+	tlb_flush_current(cpu, true); /* the tables lead to the same code */
+	assert_int_equal(user->rip, 0x2010);
+	map_page(2, 0x9000 | P | U);
 	tlb_flush_current(cpu, true); /* global code stays */
 	assert_int_equal(user->rip, ~0ull);
 	assert_int_equal(kernel->rip, 0x1010);

@@ -494,6 +494,21 @@ bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enu
 	return cached_walk(cpu, entry, &request, mode, walk);
 }
 
+bool paging_fetches_from(struct cpu *cpu, gla_t gla, enum tlb_class class, gpa_t gpa)
+{
+	const struct walk_request request = {.gla = gla, .access = ACCESS_FETCH, .class = class, .probe = true};
+	const enum paging_mode mode = paging_mode(cpu);
+	struct walk_path path;
+
+	if (mode == PAGING_NONE || cpu->nested_paging || read_path(cpu, &request, mode, &path) != WALK_OK)
+		return false;
+	for (unsigned i = 0; i <= path.depth; i++)
+		if (!(path.step[i].value & ENTRY_A))
+			return false;
+	return permitted(cpu, path.rights, ACCESS_FETCH, class) &&
+	       path.frame + (gla.v & ((1ull << path.shift) - 1) & PAGE_MASK) == gpa.v;
+}
+
 bool paging_probe(struct cpu *cpu, gla_t gla, gpa_t *gpa)
 {
 	const struct walk_request request = {.gla = gla, .probe = true};

@@ -61,6 +61,9 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
 bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
                  struct page_walk *walk);
 
+/* Would a fetch from gla by code of class `class` go to the 4 KiB page at `gpa`, without a flag to set? Without nested paging. */
+bool paging_fetches_from(struct cpu *cpu, gla_t gla, enum tlb_class class, gpa_t gpa);
+
 /* Only translates: no rights checked, no flags set, nothing raised. False where not mapped. */
 bool paging_probe(struct cpu *cpu, gla_t gla, gpa_t *gpa);
 

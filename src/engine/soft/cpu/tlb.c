@@ -146,7 +146,7 @@ static void empty_fetch(struct tlb_context *context, unsigned class, bool keep_g
 		context->fetch_listed[class][slot] = false;
 	}
 	context->fetch_count[class] = kept;
-	context->fetch_local[class] = false;
+	context->fetch_local[class] = context->fetch_evicted[class] = false;
 	empty_jumps_of_fetch(context, class);
 }
 
@@ -175,8 +175,32 @@ static void flush_all_of(struct tlb_context *context)
 	context->pending = PENDING_NONE;
 }
 
-/* Everything but global mappings. */
-static void flush_local_of(struct tlb_context *context)
+#define CODE_PAGES_LOOKED_AT 256 /* beyond that many, filling the jump cache anew is cheaper */
+
+/*
+ * After a MOV to CR3 that flushes: do the new tables lead to the same code, for all pages that the jump caches may know
+ * of? Then these stay, as if the processor had fetched from each page at once. Programs that unmap or share memory
+ * flush often, and change no code by it. Not in the middle of a VM entry or exit.
+ */
+static bool code_stays(struct cpu *cpu, const struct tlb_context *context, unsigned class)
+{
+	const struct fetch_entry *entries = context->region->tables.fetch[class];
+
+	if (cpu->virt || cpu->mode & MODE_NONROOT || cpu->tune_off & ENGINE_TUNE_KEEP_CODE ||
+	    context->fetch_evicted[class] || context->fetch_count[class] > CODE_PAGES_LOOKED_AT)
+		return false;
+	for (unsigned i = 0; i < context->fetch_count[class]; i++) {
+		const struct fetch_entry *entry = &entries[context->fetch_list[class][i]];
+
+		if (entry->page & 1 && !entry->global &&
+		    !paging_fetches_from(cpu, GLA(entry->page & PAGE_MASK), class, GPA(entry->gpa)))
+			return false;
+	}
+	return true;
+}
+
+/* Everything but global mappings. cpu: the context is that of its CR3; else NULL. */
+static void flush_local_of(struct tlb_context *context, struct cpu *cpu)
 {
 	for (unsigned array = 0; array < TLB_ARRAYS; array++) {
 		struct tlb_entry *entries = entries_of(context, array);
@@ -191,7 +215,8 @@ static void flush_local_of(struct tlb_context *context)
 		context->local_count[array] = 0;
 	}
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++)
-		empty_fetch(context, class, true);
+		if (!cpu || !code_stays(cpu, context, class))
+			empty_fetch(context, class, true);
 	empty_walk_cache(context);
 	context->pending = PENDING_NONE;
 }
@@ -207,7 +232,7 @@ static void flush_context(struct tlb_state *state, struct tlb_context *context, 
 		else if (context->pending == PENDING_NONE)
 			context->pending = PENDING_LOCAL;
 	} else if (keep_global) {
-		flush_local_of(context);
+		flush_local_of(context, cpu_of(context));
 	} else {
 		flush_all_of(context);
 	}
@@ -375,7 +400,7 @@ found:
 	if (context->pending == PENDING_ALL)
 		flush_all_of(context);
 	else if (context->pending == PENDING_LOCAL)
-		flush_local_of(context);
+		flush_local_of(context, NULL);
 	if (context->pending_jumps)
 		empty_jumps(context);
 	tlb_jump_mode(cpu);
@@ -833,6 +858,8 @@ const struct fetch_entry *tlb_fetch(struct cpu *cpu, gla_t gla)
 	context->jump_used[mem_class(cpu)] = true;
 	if (entry->page == (page | 1))
 		return entry;
+	if (entry->page & 1)
+		context->fetch_evicted[class] = true;
 
 	check_canonical(cpu, gla.v);
 	paging_walk(cpu, &context->walk, gla, ACCESS_FETCH, class, &walk);

@@ -40,6 +40,7 @@ struct tlb_context {
 	uint16_t local[TLB_ARRAYS][TLB_SLOTS], global[TLB_ARRAYS][TLB_SLOTS];
 
 	uint16_t fetch_count[FETCH_CLASSES];
+	bool fetch_evicted[FETCH_CLASSES]; /* fetch[] has forgotten a page since the last flush */
 	bool fetch_local[FETCH_CLASSES]; /* a non-global page was entered since the last flush */
 	bool fetch_listed[FETCH_CLASSES][FETCH_SLOTS];
 	uint16_t fetch_list[FETCH_CLASSES][FETCH_SLOTS];
