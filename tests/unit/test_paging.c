@@ -422,7 +422,7 @@ static void invlpg_in_a_large_page_removes_every_piece(void **state)
 
 static struct jump_entry *jump_fill(enum tlb_class class, uint64_t rip)
 {
-	struct jump_entry *entry = &cpu->region->tables.jump[class][rip % jump_cache_slots(class)];
+	struct jump_entry *entry = &cpu->region->tables.jump[class][jump_slot_of(rip)];
 
 	tlb_fetch(cpu, GLA(rip));
 	entry->rip = rip;
@@ -460,8 +460,7 @@ static void jump_caches_go_when_their_mapping_may_have_changed(void **state)
 
 	/* Also where fetch[] has forgotten the page. */
 	user = jump_fill(TLB_USER, 0x2010);
-	put64(PD, PT | P | W | U);
-	map_page(2 + FETCH_SLOTS, 0x8000 | P | U);
+	put64(PD + 8 * (FETCH_SLOTS / 512), PT | P | W | U); /* the same pages again, at other addresses */
 	tlb_fetch(cpu, GLA(0x2000 + FETCH_SLOTS * PAGE_SIZE));
 	tlb_flush_page(cpu, GLA(0x2000));
 	assert_int_equal(user->rip, ~0ull);

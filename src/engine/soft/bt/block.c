@@ -5,7 +5,9 @@
  * dropped block's memory thus stays valid until then, also while it is being executed.
  */
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/code_table.h"
 #include "engine/soft/bt/return_stack.h"
+#include "engine/soft/bt/translate.h"
 
 void *bt_alloc(struct bt *bt, size_t size)
 {
@@ -22,7 +24,7 @@ static struct block **hash_slot(struct bt *bt, uint64_t gpa, uint32_t key, uint6
 {
 	uint64_t h = (gpa ^ linear_key * 31 ^ (uint64_t)key << 40) * 0x9e3779b97f4a7c15ull;
 
-	return &bt->hash[h >> 48];
+	return &bt->hash[h >> (64 - BLOCK_HASH_BITS)];
 }
 
 struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear)
@@ -73,10 +75,15 @@ void block_insert(struct bt *bt, struct block *block)
 
 static const uint32_t slots_of_table[] = { 0, CONTEXT_LINKS, GLOBAL_LINKS };
 
+static bool has_slot(const struct block_link *link)
+{
+	return link->table == LINK_CONTEXT || link->table == LINK_GLOBAL;
+}
+
 /* Makes the link lead to code, in every context. */
 static void point_link(struct bt *bt, const struct block_link *link, uint8_t *code)
 {
-	if (link->table == LINK_PATCHED) {
+	if (!has_slot(link)) {
 		emit_patch(&bt->e, link->patch, code);
 	} else if (link->table == LINK_GLOBAL) {
 		bt->cpu->global_link[link->index] = code;
@@ -90,8 +97,15 @@ static void point_link(struct bt *bt, const struct block_link *link, uint8_t *co
 	}
 }
 
-bool block_link_slot(struct bt *bt, struct block_link *link, unsigned table)
+/*
+ * Takes a slot, unconnected, for a branch that is taken for the first time, and makes the branch go through it: where
+ * a jump or call to the stub stands now, behind a NOP, there is room for one through gs. False where none is left.
+ */
+static bool take_slot(struct bt *bt, struct block_link *link)
 {
+	unsigned table = link->global ? LINK_GLOBAL : LINK_CONTEXT;
+	struct emitter e = bt->e;
+
 	if (bt->slots_free[table]) {
 		uint16_t *slot = bt->slot_free[table];
 		uint32_t last = --bt->slots_free[table];
@@ -104,6 +118,11 @@ bool block_link_slot(struct bt *bt, struct block_link *link, unsigned table)
 		return false;
 	}
 	link->table = table;
+	bt->stub[table][link->index] = link->stub;
+	point_link(bt, link, link->stub);
+	e.p = link->patch - FAR_BRANCH_PATCH;
+	emit_op(&e, false, 0xff, link->call ? 2 : 4,
+		in_cpu(table == LINK_GLOBAL ? CPU_FIELD(global_link) + 8 * link->index : LINK_TABLE + 8 * link->index));
 	return true;
 }
 
@@ -146,8 +165,12 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 {
 	uint8_t *code = link->flags_in_cpu ? to->code_mem : to->code;
 
-	if (link->from->dropped || to->dropped)
+	if (link->from->dropped || to->dropped || link->table == LINK_CACHED)
 		return;
+	if (link->table == LINK_FAR && !take_slot(bt, link)) {
+		block_link_through_cache(bt, link);
+		return;
+	}
 	if (link->to != to) {
 		if (link->to) {
 			/* another context's: its slots go back to the stub */
@@ -162,6 +185,24 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 		bt->cpu->region->tables.link[link->index] = code;
 	else
 		point_link(bt, link, code);
+}
+
+#define THROUGH_CACHE_SIZE 64 /* bytes of code, at most */
+
+void block_link_through_cache(struct bt *bt, struct block_link *link)
+{
+	struct emitter *e = &bt->cold;
+
+	if (link->from->dropped || has_slot(link) || e->end - e->p < THROUGH_CACHE_SIZE)
+		return;
+	link->table = LINK_CACHED;
+	emit_patch_here(e, link->patch);
+	if (!link->flags_in_cpu)
+		flags_emit_save(e);
+	/* The target's page is the running one, or the branch has made it so. */
+	emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
+	emit_lea(e, H_R11, at(H_R11, link->target));
+	emit_jmp(e, bt->jump_cached[MODE_CLASS(link->key)]);
 }
 
 static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
@@ -212,10 +253,11 @@ void block_drop(struct bt *bt, struct block *block)
 			continue;
 		/* The block may still be running: it must leave. */
 		point_link(bt, link, link->stub);
-		if (link->table != LINK_PATCHED)
+		if (has_slot(link))
 			drop_slot(bt, link);
 	}
-	tlb_forget_jump(bt->cpu, block->gpa & (PAGE_SIZE - 1), block->code_mem);
+	code_table_forget(bt, block);
+	tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->gpa & (PAGE_SIZE - 1), block->code_mem);
 	remove_from_list(bt, block, block->gpa >> PAGE_SHIFT);
 	if (is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		remove_from_list(bt, block, block->gpa2 >> PAGE_SHIFT);
@@ -281,16 +323,25 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 
 void bt_flush(struct bt *bt)
 {
+	bool few = bt->in_order_count < BLOCK_HASH_SLOTS / 32; /* … to empty the tables by blocks */
+
 	for (uint32_t i = 0; i < bt->in_order_count; i++) {
 		struct block *b = bt->in_order[i];
 
 		if (b->transient)
 			continue;
+		if (few) {
+			*hash_slot(bt, b->gpa, b->key, b->linear) = NULL;
+			code_table_forget(bt, b);
+		}
 		bt->pages[b->gpa >> PAGE_SHIFT] = (struct page_info){ 0 };
 		if (b->crosses_page)
 			bt->pages[b->gpa2 >> PAGE_SHIFT] = (struct page_info){ 0 };
 	}
-	memset(bt->hash, 0, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
+	if (!few) {
+		memset(bt->hash, 0, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
+		memset(bt->code_table, 0, CODE_TABLE_SIZE);
+	}
 	bt->in_order_count = 0;
 	bt->arena = bt->arena_start;
 	bt->e.p = bt->code_start;

@@ -37,6 +37,8 @@
 #include "engine/soft/cpu/cpu.h"
 #include "engine/soft/cpu/ops.h"
 
+#define HUGE_AHEAD (64 * 1024) /* code memory is made huge so far ahead of what is used; more than two blocks */
+
 #define BLOCK_MAX_INSNS 48
 #define BLOCK_SIDE_EXITS 5 /* conditional branches that a block goes on behind */
 #define BLOCK_BUFFER    (24 * 1024) /* bytes of host code that a block may take at most, of each kind */
@@ -56,9 +58,10 @@ struct block_link {
 	struct block_link *next; /* in to->incoming */
 	uint8_t *patch;          /* writable address of the rel32 */
 	uint8_t *stub;           /* executable address that it has while unlinked */
-	int32_t target;          /* byte offset from the block's page: 0..4095 may be linked */
+	int32_t target;          /* byte offset in its page: 0..4095 may be linked */
 	bool flags_in_cpu;       /* enter the successor by code_mem */
-	bool refused;            /* its successor lies in two pages: found by the jump cache at best */
+	bool call;               /* a host call: code that behind it goes on after a return */
+	bool global;             /* LINK_FAR: may become LINK_GLOBAL */
 	uint32_t key;            /* the mode key at the exit */
 	uint8_t table;           /* LINK_*: how it leads there */
 	uint16_t index;          /* in the table */
@@ -68,6 +71,8 @@ enum {
 	LINK_PATCHED, /* within the page: the branch itself is patched */
 	LINK_CONTEXT, /* through tlb_tables.link[index]: another page of this context */
 	LINK_GLOBAL,  /* through cpu->global_link[index]: another global page of root operation */
+	LINK_FAR,     /* to another page, not taken yet: becomes one of the two, or LINK_CACHED */
+	LINK_CACHED,  /* through the jump cache: no slot was left, or its successor lies in two pages */
 };
 
 /* Where a host instruction may fault natively. */
@@ -117,7 +122,8 @@ struct page_info {
 	struct block *blocks; /* that start in the page, or run into it */
 };
 
-#define BLOCK_HASH_SLOTS 65536
+#define BLOCK_HASH_BITS  18
+#define BLOCK_HASH_SLOTS (1u << BLOCK_HASH_BITS)
 #define CONNECTED_LINKS  2048
 
 struct bt {
@@ -128,10 +134,12 @@ struct bt {
 	size_t code_size;
 	uint8_t *code_start; /* behind the thunks, writable */
 	uint8_t *cold_start;
+	uint8_t *huge_end, *cold_huge_end; /* up to where each kind's memory is in huge pages */
 	uint8_t *arena, *arena_start, *arena_end; /* block records; reset by bt_flush */
 	struct block **in_order; /* by code address */
 	uint32_t in_order_count, in_order_max;
 	struct block **hash;
+	struct code_entry *code_table; /* code_table.h */
 	struct page_info *pages; /* by guest-physical page */
 	uint64_t page_count;
 	struct shape_cache *shapes;
@@ -164,12 +172,14 @@ struct bt {
 	/* thunks, executable addresses */
 	uint64_t (*enter)(struct cpu *cpu, const void *code);
 	uint8_t *exit, *exit_indirect, *call_op, *slow_access, *slow_group, *careful_access, *careful_commit, *native_fault;
-	uint8_t *jump_cached[TLB_CLASSES], *return_unpaired[TLB_CLASSES], *return_without_call;
+	uint8_t *jump_cached[TLB_CLASSES], *link_missed[TLB_CLASSES], *return_unpaired[TLB_CLASSES], *return_without_call;
 };
 
 /* ---- create.c (cold) ---- */
 /* code_memory: bytes of translated code after which all is flushed, 0: the default; records are in proportion. */
 int bt_create(struct cpu *cpu, size_t code_memory);
+/* Lets the code memory that is used next lie in huge pages. The guest's FPU state must be stashed. */
+void bt_make_code_huge(struct bt *bt);
 /* Appends the present blocks to /tmp/perf-PID.map. */
 void bt_write_perf_map(struct bt *bt);
 void bt_destroy(struct cpu *cpu);
@@ -185,8 +195,8 @@ struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t lin
 void block_insert(struct bt *bt, struct block *block);
 void block_drop(struct bt *bt, struct block *block);
 void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
-/* Takes a slot of LINK_CONTEXT or LINK_GLOBAL for link, unconnected: link->stub. False where none is left. */
-bool block_link_slot(struct bt *bt, struct block_link *link, unsigned table);
+/* A link that is never to lead straight to its successor, and has no slot: it goes through the jump cache from now on. */
+void block_link_through_cache(struct bt *bt, struct block_link *link);
 /* No block runs: the slots of dropped blocks may be used again. */
 void block_free_slots(struct bt *bt);
 /* The block whose code holds the executable address, or NULL. */
@@ -212,6 +222,8 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 
 /* ---- thunks.c ---- */
 void bt_emit_thunks(struct bt *bt);
+/* ---- jump_thunks.c, after those ---- */
+void bt_emit_jump_thunks(struct bt *bt);
 
 /* ---- runtime.c: called from translated code ---- */
 uint64_t bt_run_op(struct cpu *cpu, struct op_call *call);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/code_table.h"
 #include "engine/soft/bt/native_signal.h"
 #include "engine/soft/bt/return_stack.h"
 #include "util/error.h"
@@ -36,6 +37,46 @@ static void *map_anonymous(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+#define HUGE_PAGE (2ul << 20)
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* Maps the file at an address where it can be held in huge pages. The file is `size` bytes. */
+static uint8_t *map_aligned(int fd, size_t size, int protection)
+{
+	uint8_t *room = mmap(NULL, size + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *start = (uint8_t *)(((uintptr_t)room + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+
+	if (room == MAP_FAILED)
+		return MAP_FAILED;
+	munmap(room, start - room);
+	munmap(start + size, room + HUGE_PAGE - start);
+	return mmap(start, size, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+}
+
+/*
+ * Translated code is many times the size of what it was made of: with small pages every other branch of a large program
+ * would miss the host's instruction TLB. A host that cannot do this runs on with small ones.
+ */
+static void make_huge(struct emitter *e, uint8_t **made)
+{
+	while (*made < e->end && *made < e->p + HUGE_AHEAD) {
+		if ((size_t)(e->end - *made) >= HUGE_PAGE) {
+			**made = 0; /* yet unused; where nothing is present nothing is collapsed */
+			madvise(*made, HUGE_PAGE, MADV_COLLAPSE);
+		}
+		*made += HUGE_PAGE;
+	}
+}
+
+void bt_make_code_huge(struct bt *bt)
+{
+	make_huge(&bt->e, &bt->huge_end);
+	make_huge(&bt->cold, &bt->cold_huge_end);
+}
+
 static int map_code(struct bt *bt)
 {
 	int fd = memfd_create("nestor-code", MFD_CLOEXEC);
@@ -46,13 +87,17 @@ static int map_code(struct bt *bt)
 			close(fd);
 		return -errno;
 	}
-	bt->code_rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	bt->code_exec = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	bt->code_rw = map_aligned(fd, size, PROT_READ | PROT_WRITE);
+	bt->code_exec = map_aligned(fd, size, PROT_READ | PROT_EXEC);
 	close(fd);
 	if (bt->code_rw == MAP_FAILED || bt->code_exec == MAP_FAILED)
 		return -ENOMEM;
 	/* Main lines take somewhat more than what is seldom executed. */
 	bt->cold_start = bt->code_rw + size / 16 * 9;
+	if (size >= 8 * HUGE_PAGE)
+		bt->cold_start = (uint8_t *)((uintptr_t)bt->cold_start & ~(HUGE_PAGE - 1));
+	bt->huge_end = bt->code_rw;
+	bt->cold_huge_end = bt->cold_start;
 	bt->e = (struct emitter){ .p = bt->code_rw, .end = bt->cold_start, .exec_offset = bt->code_exec - bt->code_rw };
 	bt->cold = (struct emitter){ .p = bt->cold_start, .end = bt->code_rw + size, .exec_offset = bt->e.exec_offset };
 	return 0;
@@ -84,13 +129,14 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->in_order_max = BLOCKS_OF(code_size);
 	bt->in_order = map_anonymous(bt->in_order_max * sizeof(*bt->in_order));
 	bt->hash = map_anonymous(BLOCK_HASH_SLOTS * sizeof(*bt->hash));
+	bt->code_table = cpu->code_table = map_anonymous(CODE_TABLE_SIZE);
 	bt->pages = map_anonymous(bt->page_count * sizeof(*bt->pages));
 	bt->shapes = shape_cache_create(cpu->model);
 	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
 		bt->stub[table] = map_anonymous(GLOBAL_LINKS * sizeof(void *));
 		bt->slot_free[table] = map_anonymous(GLOBAL_LINKS * sizeof(uint16_t));
 	}
-	if (!bt->arena || !bt->in_order || !bt->hash || !bt->pages || !bt->shapes ||
+	if (!bt->arena || !bt->in_order || !bt->hash || !bt->code_table || !bt->pages || !bt->shapes ||
 	    !bt->stub[LINK_CONTEXT] || !bt->slot_free[LINK_CONTEXT] || !bt->stub[LINK_GLOBAL] || !bt->slot_free[LINK_GLOBAL] || map_code(bt) < 0 ||
 	    return_stack_create(cpu) < 0) {
 		bt_destroy(cpu);
@@ -99,6 +145,7 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->arena_end = bt->arena + ARENA_OF(code_size);
 	bt->host_bmi2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI2;
 	bt->host_fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
+	bt_make_code_huge(bt);
 	bt_emit_thunks(bt);
 	return_stack_set_bottom(cpu, bt->return_without_call);
 	return 0;
@@ -121,6 +168,7 @@ void bt_destroy(struct cpu *cpu)
 	unmap(bt->arena_start, ARENA_OF(bt->code_size));
 	unmap(bt->in_order, bt->in_order_max * sizeof(*bt->in_order));
 	unmap(bt->hash, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
+	unmap(bt->code_table, CODE_TABLE_SIZE);
 	unmap(bt->pages, bt->page_count * sizeof(*bt->pages));
 	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
 		unmap(bt->stub[table], GLOBAL_LINKS * sizeof(void *));

@@ -1,5 +1,6 @@
 /* The dispatcher: events, waiting, and the way from cpu->rip to a block. */
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/code_table.h"
 #include "engine/soft/bt/return_stack.h"
 #include "engine/soft/bt/virtual_clock.h"
 #include "engine/soft/bt/wait.h"
@@ -87,6 +88,10 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 		page = fetch_elsewhere(cpu, fetch->gpa, buffer, offset);
 	if (bt->in_order_count >= bt->in_order_max)
 		bt_flush(bt);
+	if (bt->huge_end < bt->e.p + BLOCK_BUFFER || bt->cold_huge_end < bt->cold.p + BLOCK_BUFFER) {
+		fpu_stash(cpu);
+		bt_make_code_huge(bt);
+	}
 	block = translate_with_room(bt, gpa, linear, key, page, max_insns, NULL, 0);
 	if (block && block->insn_count == 0) {
 		/* It runs into the next page, whose mapping counts at every execution. */
@@ -130,7 +135,7 @@ static struct jump_entry *jump_slot(struct cpu *cpu)
 {
 	enum tlb_class class = MODE_CLASS(cpu->mode);
 
-	return &cpu->region->tables.jump[class][cpu->rip & (jump_cache_slots(class) - 1)];
+	return &cpu->region->tables.jump[class][jump_slot_of(cpu->rip)];
 }
 
 static bool is_cacheable_mode(uint32_t mode)
@@ -176,7 +181,7 @@ static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key
 /* A global link holds in every context only where its target's page is global. */
 static bool may_link(struct cpu *cpu, const struct block_link *link, uint64_t linear)
 {
-	return link->table != LINK_GLOBAL || (cpu->cr4 & CR4_PGE && tlb_fetch(cpu, GLA(linear))->global);
+	return !link->global || (cpu->cr4 & CR4_PGE && tlb_fetch(cpu, GLA(linear))->global);
 }
 
 /* SDM, JMP, CALL and RET: #GP(0) belongs to the branch, which then has changed nothing. */
@@ -232,7 +237,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 
 	bt->careful_key = 0;
 	block_free_slots(bt);
-	if (!one && (!link || link->refused) && !(cpu->mode & MODE_STEP) && cpu->clock == ENGINE_CLOCK_REAL) {
+	if (!one && (!link || link->table == LINK_CACHED) && !(cpu->mode & MODE_STEP) && cpu->clock == ENGINE_CLOCK_REAL) {
 		const struct jump_entry *entry = jump_slot(cpu);
 
 		if (entry->rip == cpu->rip && is_cacheable_mode(cpu->mode))
@@ -251,11 +256,13 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 
 		entry->rip = cpu->rip;
 		entry->code = block->code_mem;
+		code_table_enter(bt, block);
 	}
-	if (link && bt->flushes == flushes && !one && !block->transient) {
-		if (block->crosses_page)
-			link->refused = true;
-		else if (!(cpu->mode & MODE_STEP) && cpu->mode == link->key && may_link(cpu, link, linear))
+	if (link && bt->flushes == flushes && !one && !block->transient && !(cpu->mode & MODE_STEP) &&
+	    cpu->mode == link->key) {
+		if (block->crosses_page || !may_link(cpu, link, linear))
+			block_link_through_cache(bt, link);
+		else
 			block_link_to(bt, link, block);
 	}
 	next = enter_code(cpu, block->code_mem, linear);

@@ -108,42 +108,39 @@ static struct block_link *new_link(struct translation *t)
 }
 
 /* Leaves through a link that leads nowhere yet, or when kicked. */
-static void emit_link_stub(struct translation *t, struct block_link *link)
+static void emit_link_stub(struct translation *t, struct block_link *link, const uint8_t *thunk)
 {
 	link->stub = emit_exec(t->e);
 	flags_to_cpu(t);
 	emit_mov_imm(t->e, H_R10, (uintptr_t)link);
-	emit_jmp(t->e, t->bt->exit);
+	emit_jmp(t->e, thunk);
 }
 
 /*
- * A direct exit to another page, through a slot of the context's (or the global) link table, which holds the
- * successor's code or the stub. False where that is not possible. Consumes t->flags.
+ * A direct exit to another page. Taken for the first time it gets a slot of the context's (or the global) link table
+ * (block.c: take_slot). False where that is not possible. Consumes t->flags.
  */
 static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, bool call)
 {
+	static const uint8_t nop[] = { 0x0f, 0x1f, 0x00 };
 	struct emitter *e = t->e;
-	struct block_link *link = new_link(t);
-	bool global = t->linear_known && !(t->key & MODE_NONROOT) && t->bt->cpu->cr4 & CR4_PGE;
+	struct block_link *link;
 	bool backward = offset < 0 && t->insn[t->i].op != BT_CALL;
 	int64_t page = offset & ~(int64_t)(PAGE_SIZE - 1);
-	unsigned table = global ? LINK_GLOBAL : LINK_CONTEXT;
 	uint8_t *leave = NULL;
 
 	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS) || t->block->crosses_page ||
 	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page))
 		return false;
-	*link = (struct block_link){ .from = t->block, .key = t->key, .target = offset & (PAGE_SIZE - 1) };
-	if (!block_link_slot(t->bt, link, table)) {
-		link->from = NULL;
-		return false;
-	}
+	link = new_link(t);
 	if (backward) {
 		/* Every loop has a backward jump or an indirect one: calls need no look at the kick word. */
 		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
-	link->flags_in_cpu = t->flags == FLAGS_CPU;
+	*link = (struct block_link){ .from = t->block, .key = t->key, .target = offset & (PAGE_SIZE - 1),
+				     .table = LINK_FAR, .call = call, .flags_in_cpu = t->flags == FLAGS_CPU };
+	link->global = t->linear_known && !(t->key & MODE_NONROOT) && t->bt->cpu->cr4 & CR4_PGE;
 	if (call)
 		emit_push_entry(t);
 	if (t->linear_known && fits32((int64_t)t->linear + page)) {
@@ -154,25 +151,19 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 		emit_lea(e, H_R11, at(H_R11, page));
 		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
 	}
-	/* jmp or call *slot */
-	emit_op(e, false, 0xff, call ? 2 : 4,
-		in_cpu(table == LINK_GLOBAL ? CPU_FIELD(global_link) + 8 * link->index : LINK_TABLE + 8 * link->index));
+	for (unsigned i = 0; i < sizeof(nop); i++)
+		emit8(e, nop[i]);
+	link->patch = call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS);
 	if (call)
 		emit_return_point(t);
-	e = emit_aside(t);
-	enum flags_place at_slot = t->flags;
+	enum flags_place at_branch = t->flags;
 
-	emit_link_stub(t, link);
-	if (!e->overflow) {
-		t->bt->stub[table][link->index] = link->stub;
-		if (table == LINK_GLOBAL)
-			t->bt->cpu->global_link[link->index] = link->stub;
-		else
-			tlb_set_link(t->bt->cpu, link->index, link->stub);
-	}
+	e = emit_aside(t);
+	emit_patch_here(e, link->patch);
+	emit_link_stub(t, link, t->bt->link_missed[MODE_CLASS(t->key)]);
 	if (leave) {
 		emit_patch_here(e, leave);
-		t->flags = at_slot;
+		t->flags = at_branch;
 		flags_to_cpu(t);
 		emit_target(t, offset);
 		emit_jmp(e, t->bt->exit_indirect);
@@ -229,7 +220,7 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, b
 	if (leave)
 		emit_patch_here(e, leave);
 	emit_patch_here(e, link->patch);
-	emit_link_stub(t, link);
+	emit_link_stub(t, link, t->bt->exit);
 	emit_main_line(t);
 	t->flags = before;
 }
@@ -347,7 +338,7 @@ static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
 		emit_op_call(t, &t->insn[t->i], cold->op, true);
 	} else if (cold->link) {
 		emit_patch_here(e, cold->link->patch);
-		emit_link_stub(t, cold->link);
+		emit_link_stub(t, cold->link, t->bt->exit);
 	} else {
 		emit_direct_exit(t, cold->offset, t->live_at_target[t->i]);
 	}

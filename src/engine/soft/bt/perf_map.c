@@ -26,4 +26,9 @@ void bt_write_perf_map(struct bt *bt)
 			b->key & KEY_NO_GROUPS ? ":single" : b->key & KEY_ONE ? ":one" : "");
 	}
 	fclose(file);
+	fprintf(stderr, "translator: %lu blocks translated, %lu dropped, code memory emptied %lu times; present: %u blocks, "
+		"%lu KiB of main lines, %lu KiB aside, %lu KiB of records\n",
+		(unsigned long)bt->translated_blocks, (unsigned long)bt->drops, (unsigned long)bt->flushes,
+		bt->in_order_count, (unsigned long)(bt->e.p - bt->code_start) >> 10,
+		(unsigned long)(bt->cold.p - bt->cold_start) >> 10, (unsigned long)(bt->arena - bt->arena_start) >> 10);
 }

@@ -177,61 +177,6 @@ static void emit_fault_thunk(struct bt *bt)
 	emit_call_c(e, (void *)bt_native_fault);
 }
 
-/* r11: the target rip, in this class. The flags are in struct cpu. */
-static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
-{
-	struct emitter *e = &bt->e;
-	uint8_t *kicked, *missed;
-
-	bt->jump_cached[class] = emit_exec(e);
-	emit_op(e, false, 0x83, 7, in_cpu(CPU_FIELD(kick)));
-	emit8(e, 0);
-	kicked = emit_branch_later(e, CC_NE);
-	emit_op(e, false, 0x8b, H_R10, in_reg(H_R11));
-	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots - 1 */
-	emit32(e, jump_cache_slots(class) - 1);
-	emit_op(e, false, 0xc1, 4, in_reg(H_R10)); /* shl r10d, 4 */
-	emit8(e, 4);
-	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, JUMP_TABLE(class)));
-	missed = emit_branch_later(e, CC_NE);
-	emit_load(e, H_R10, in_cpu_indexed(H_R10, JUMP_TABLE(class) + 8));
-	emit_op(e, true, 0x81, 4, in_reg(H_R11)); /* and r11, page */
-	emit32(e, (uint32_t)PAGE_MASK);
-	emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
-	emit8(e, 0x41); /* jmp r10 */
-	emit8(e, 0xff);
-	emit8(e, 0xe2);
-	emit_patch_here(e, kicked);
-	emit_patch_here(e, missed);
-	emit_jmp(e, bt->exit_indirect);
-}
-
-/*
- * r11: where a return goes that is not to the address on top of the return stack. Often it is to the one below: a
- * function was left by other means, or its call was only to learn where it stands.
- */
-static void emit_return_thunk(struct bt *bt, enum tlb_class class)
-{
-	struct emitter *e = &bt->e;
-
-	bt->return_unpaired[class] = emit_exec(e);
-	emit_op(e, true, 0x3b, H_R11, at(H_RSP, RETURN_BELOW));
-	emit_jcc(e, CC_NE, bt->jump_cached[class]);
-	emit_rsp_adjust(e, sizeof(struct return_entry));
-	emit8(e, 0xc3);
-}
-
-/* r11: where a return goes that met an entry without a call. */
-static void emit_bottom_thunk(struct bt *bt)
-{
-	struct emitter *e = &bt->e;
-
-	bt->return_without_call = emit_exec(e);
-	emit_load(e, H_RSP, in_cpu(CPU_FIELD(return_bottom)));
-	emit_store(e, in_cpu(CPU_FIELD(user_return_sp)), H_RSP);
-	emit_jmp(e, bt->exit_indirect);
-}
-
 void bt_emit_thunks(struct bt *bt)
 {
 	emit_enter(bt);
@@ -242,10 +187,6 @@ void bt_emit_thunks(struct bt *bt)
 	bt->careful_access = emit_access_thunk(bt, (void *)bt_careful_access);
 	emit_commit_thunk(bt);
 	emit_fault_thunk(bt);
-	for (unsigned class = 0; class < TLB_CLASSES; class++)
-		emit_jump_thunk(bt, class);
-	for (unsigned class = 0; class < TLB_CLASSES; class++)
-		emit_return_thunk(bt, class);
-	emit_bottom_thunk(bt);
+	bt_emit_jump_thunks(bt);
 	bt->code_start = bt->e.p;
 }

@@ -103,6 +103,8 @@ static inline struct emitter *emit_main_line(struct translation *t)
 /* The guest addresses of the topmost return entry and of the one below, from the stack pointer. */
 #define RETURN_TOP	   ((int32_t)offsetof(struct return_entry, guest))
 #define RETURN_BELOW	   (RETURN_TOP + (int32_t)sizeof(struct return_entry))
+/* A branch to another page: its code is a NOP, then a jump or call, whose rel32 begins here. */
+#define FAR_BRANCH_PATCH 4
 #define JUMP_MODE(class)   ((int32_t)(offsetof(struct tlb_region, tables.jump_mode) + (class) * sizeof(uint32_t)))
 #define LINK_TABLE	   ((int32_t)offsetof(struct tlb_region, tables.link))
 #define JUMP_TABLE(class)  ((int32_t)(offsetof(struct tlb_region, tables.jump) + (class) * sizeof(struct jump_entry) * JUMP_CACHE_SLOTS))

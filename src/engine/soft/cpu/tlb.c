@@ -57,13 +57,13 @@ static void empty_jump_class(struct tlb_context *context, unsigned class)
 {
 	struct jump_entry *entry = context->region->tables.jump[class];
 
-	if (!context->jump_used[class])
+	if (!context->region->tables.jump_used[class])
 		return;
-	context->jump_used[class] = false;
+	context->region->tables.jump_used[class] = false;
 	bt_reset_links(cpu_of(context), &context->region->tables);
 	/* Guests do jump to FFFFFFFF_FFFFFFFFH, so the slot of that rip is empty by another. */
-	memset(entry, 0xff, jump_cache_slots(class) * sizeof(*entry));
-	entry[jump_cache_slots(class) - 1].rip = 0;
+	memset(entry, 0xff, JUMP_CACHE_SLOTS * sizeof(*entry));
+	entry[jump_slot_of(~0ull)].rip = jump_entry_empty(jump_slot_of(~0ull));
 }
 
 static void empty_jumps(struct tlb_context *context)
@@ -352,7 +352,7 @@ void tlb_context_init(struct tlb_context *context, struct tlb_region *region)
 		entries_of(context, array)[0].page = tlb_entry_empty(0);
 	/* The jump caches are emptied (set to all ones) when the context is first used. */
 	for (unsigned class = 0; class < TLB_CLASSES; class ++)
-		context->jump_used[class] = true;
+		context->region->tables.jump_used[class] = true;
 	context->pending = PENDING_ALL;
 	context->pending_jumps = true;
 }
@@ -437,18 +437,23 @@ void tlb_set_link(struct cpu *cpu, unsigned index, void *code)
 		state->context[i].region->tables.link[index] = code;
 }
 
-void tlb_forget_jump(struct cpu *cpu, unsigned page_offset, const void *code)
+void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, unsigned page_offset, const void *code)
 {
 	struct tlb_state *state = tlb_state_of(cpu);
 
-	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
-		for (unsigned class = 0; class < TLB_CLASSES; class ++)
-			for (unsigned slot = page_offset; slot < jump_cache_slots(class); slot += PAGE_SIZE) {
-				struct jump_entry *entry = &state->context[i].region->tables.jump[class][slot];
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+		struct tlb_tables *tables = &state->context[i].region->tables;
 
-				if (entry->code == code)
-					*entry = (struct jump_entry){slot ^ 1, NULL}; /* another slot's */
-			}
+		if (!tables->jump_used[class])
+			continue;
+		/* Every linear address that the block may have, as far as it matters for the slot. */
+		for (uint64_t rip = page_offset; rip < JUMP_CACHE_SLOTS << JUMP_HASH_SHIFT; rip += PAGE_SIZE) {
+			unsigned slot = jump_slot_of(rip);
+
+			if (tables->jump[class][slot].code == code)
+				tables->jump[class][slot] = (struct jump_entry){jump_entry_empty(slot), NULL};
+		}
+	}
 }
 
 void tlb_flush_jumps(struct cpu *cpu, bool all_contexts)
@@ -457,7 +462,7 @@ void tlb_flush_jumps(struct cpu *cpu, bool all_contexts)
 
 	empty_jumps(state->current);
 	/* Flushed for want of room, after tlb_fetch: the jump cache is about to be filled all the same. */
-	state->current->jump_used[mem_class(cpu)] = true;
+	state->current->region->tables.jump_used[mem_class(cpu)] = true;
 	if (!all_contexts)
 		return;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
@@ -855,7 +860,7 @@ const struct fetch_entry *tlb_fetch(struct cpu *cpu, gla_t gla)
 	struct ram_window *ram;
 
 	/* The caller is about to fill the jump cache. */
-	context->jump_used[mem_class(cpu)] = true;
+	context->region->tables.jump_used[mem_class(cpu)] = true;
 	if (entry->page == (page | 1))
 		return entry;
 	if (entry->page & 1)

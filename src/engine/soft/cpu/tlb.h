@@ -27,10 +27,11 @@
 struct cpu;
 
 #define TLB_SLOTS        4096
-#define JUMP_CACHE_SLOTS 16384 /* of the largest class: see jump_cache_slots */
-#define FETCH_SLOTS      256
+#define JUMP_CACHE_SLOTS 16384
+#define JUMP_HASH_SHIFT  4
+#define FETCH_SLOTS      1024
 #define CPU_AREA_SIZE    (320 * 1024) /* bytes of struct cpu's alias at the start of each region */
-#define CONTEXT_LINKS    8192 /* direct branches out of a page, per context */
+#define CONTEXT_LINKS    32768 /* direct branches out of a page, per context */
 #define GLOBAL_LINKS     32768 /* the same between global pages of root operation, in struct cpu */
 #define TLB_CONTEXTS     16
 
@@ -68,20 +69,26 @@ struct tlb_tables {
 	struct fetch_entry fetch[TLB_CLASSES][FETCH_SLOTS];
 	/* bt/: where a direct branch to another page leads in this context. Reset with the jump caches. */
 	void *link[CONTEXT_LINKS];
-	/* The mode key that each jump cache was filled under. On a page of its own: regions are made of whole ones. */
-	uint32_t jump_mode[TLB_CLASSES] __attribute__((aligned(PAGE_SIZE)));
-};
+	/* A class's jump cache or links may hold something to empty. Also set by translated code. */
+	uint8_t jump_used[TLB_CLASSES];
+	uint32_t jump_mode[TLB_CLASSES]; /* the mode key that each jump cache was filled under */
+} __attribute__((aligned(4096)));
 
 struct tlb_region {
 	uint8_t cpu_area[CPU_AREA_SIZE];
 	struct tlb_tables tables;
 };
 
-/* A kernel is larger than most programs, and its jump cache is emptied less often. A slot is chosen by the low
- * bits of rip, so that the page offset narrows it down to a few. */
-static inline unsigned jump_cache_slots(enum tlb_class class)
+/* Entries of functions, which are aligned, spread over all slots as well as other addresses do. */
+static inline unsigned jump_slot_of(uint64_t rip)
 {
-	return class == TLB_SUPER ? JUMP_CACHE_SLOTS : PAGE_SIZE;
+	return (rip ^ rip >> JUMP_HASH_SHIFT) & (JUMP_CACHE_SLOTS - 1);
+}
+
+/* What an empty slot holds: a rip of another one. */
+static inline uint64_t jump_entry_empty(unsigned slot)
+{
+	return slot == jump_slot_of(~0ull) ? 1 : ~0ull;
 }
 
 static inline unsigned tlb_slot(uint64_t gla)
@@ -154,8 +161,8 @@ void tlb_flush_ept(struct cpu *cpu, unsigned type, uint64_t eptp);
 void tlb_revoke_write(struct cpu *cpu, gpa_t page);
 /* bt/: sets link[index] of every context. */
 void tlb_set_link(struct cpu *cpu, unsigned index, void *code);
-/* bt/: removes the jump cache entries that lead to `code`, a block that starts at page_offset. */
-void tlb_forget_jump(struct cpu *cpu, unsigned page_offset, const void *code);
+/* bt/: removes the jump cache entries of `class` that lead to `code`, a block that starts at page_offset. */
+void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, unsigned page_offset, const void *code);
 /* Empties the jump caches of all contexts, or the current one only. */
 void tlb_flush_jumps(struct cpu *cpu, bool all_contexts);
 

@@ -29,7 +29,6 @@ struct tlb_context {
 	uint64_t last_used;
 	uint8_t pending;                 /* enum tlb_pending */
 	bool pending_jumps;              /* the jump caches alone */
-	bool jump_used[TLB_CLASSES];     /* bt/ may have filled entries */
 
 	/*
 	 * Slots filled since they were last flushed, each at most once per journal. A CR3 load looks only at

@@ -1,0 +1,232 @@
+/*
+ * The ways from one block to the next that are not patched: the jump cache, the code table behind it, links that this
+ * context has not seen yet, and returns that found no entry. In all of them the flags are in struct cpu.
+ */
+#include "engine/soft/bt/code_table.h"
+#include "engine/soft/bt/translate.h"
+
+static uint8_t *emit_kicked(struct emitter *e)
+{
+	emit_op(e, false, 0x83, 7, in_cpu(CPU_FIELD(kick))); /* cmp dword kick, 0 */
+	emit8(e, 0);
+	return emit_branch_later(e, CC_NE);
+}
+
+static void emit_shift(struct emitter *e, unsigned digit, unsigned reg, unsigned count)
+{
+	emit_op(e, true, 0xc1, digit, in_reg(reg));
+	emit8(e, count);
+}
+
+#define LEFT  4
+#define RIGHT 5
+
+static void emit_and(struct emitter *e, bool wide, unsigned reg, uint32_t mask)
+{
+	emit_op(e, wide, 0x81, 4, in_reg(reg));
+	emit32(e, mask);
+}
+
+static void emit_jump_r10(struct emitter *e)
+{
+	emit8(e, 0x41);
+	emit8(e, 0xff);
+	emit8(e, 0xe2);
+}
+
+#define MISSES 3
+
+/*
+ * r11, also in cpu->rip: an address. Leaves code_mem of its block in r10, or goes to one of the misses. Clobbers rax,
+ * keeps r11.
+ */
+static void emit_find_code(struct emitter *e, enum tlb_class class, uint8_t *miss[MISSES])
+{
+	int32_t fetch = (int32_t)(offsetof(struct tlb_region, tables.fetch) +
+				  sizeof(struct fetch_entry) * FETCH_SLOTS * (class == TLB_USER ? TLB_USER : TLB_SUPER));
+	uint8_t *any;
+
+	_Static_assert(sizeof(struct fetch_entry) == 32 && sizeof(struct code_entry) == 32, "indexed by shifts");
+	emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
+	emit_shift(e, RIGHT, H_R10, PAGE_SHIFT - 5);
+	emit_and(e, false, H_R10, (FETCH_SLOTS - 1) << 5);
+	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R11));
+	emit_and(e, true, H_RAX, (uint32_t)PAGE_MASK);
+	emit_lea(e, H_RAX, at(H_RAX, 1));
+	emit_op(e, true, 0x3b, H_RAX, in_cpu_indexed(H_R10, fetch + (int32_t)offsetof(struct fetch_entry, page)));
+	miss[0] = emit_branch_later(e, CC_NE);
+	/* code_ident() */
+	emit_load32(e, H_RAX, in_cpu(CPU_FIELD(mode)));
+	emit_shift(e, LEFT, H_RAX, CODE_IDENT_MODE_SHIFT);
+	emit_op(e, true, 0x0b, H_RAX, in_cpu_indexed(H_R10, fetch + (int32_t)offsetof(struct fetch_entry, gpa)));
+	emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
+	emit_and(e, false, H_R10, PAGE_SIZE - 1);
+	emit_op(e, true, 0x0b, H_RAX, in_reg(H_R10));
+	/* code_slot() */
+	emit_op(e, true, 0x69, H_R10, in_reg(H_RAX)); /* imul */
+	emit32(e, CODE_HASH_FACTOR);
+	emit_shift(e, RIGHT, H_R10, CODE_HASH_SHIFT - 5);
+	emit_and(e, false, H_R10, ((1u << CODE_TABLE_BITS) - 1) << 5);
+	emit_op(e, true, 0x03, H_R10, in_cpu(CPU_FIELD(code_table)));
+	emit_op(e, true, 0x3b, H_RAX, at(H_R10, offsetof(struct code_entry, ident)));
+	miss[1] = emit_branch_later(e, CC_NE);
+	emit_load(e, H_RAX, at(H_R10, offsetof(struct code_entry, linear)));
+	emit_op(e, true, 0x85, H_RAX, in_reg(H_RAX)); /* test */
+	any = emit_branch_later(e, CC_E);
+	emit_op(e, true, 0x3b, H_RAX, in_reg(H_R11));
+	miss[2] = emit_branch_later(e, CC_NE);
+	emit_patch_here(e, any);
+	emit_load(e, H_R10, at(H_R10, offsetof(struct code_entry, code)));
+}
+
+/* The context has something to empty now (tlb.h: jump_used). */
+static void emit_mark_used(struct emitter *e, enum tlb_class class)
+{
+	emit_op(e, false, 0xc6, 0,
+		in_cpu((int32_t)(offsetof(struct tlb_region, tables.jump_used) + class))); /* mov byte, 1 */
+	emit8(e, 1);
+}
+
+/* The offset of jump_slot_of(r11), into reg. */
+static void emit_jump_slot(struct emitter *e, unsigned reg)
+{
+	_Static_assert(sizeof(struct jump_entry) == 16, "indexed by a shift");
+	emit_op(e, false, 0x8b, reg, in_reg(H_R11));
+	emit_op(e, false, 0xc1, RIGHT, in_reg(reg));
+	emit8(e, JUMP_HASH_SHIFT);
+	emit_op(e, false, 0x33, reg, in_reg(H_R11));
+	emit_and(e, false, reg, JUMP_CACHE_SLOTS - 1);
+	emit_op(e, false, 0xc1, LEFT, in_reg(reg));
+	emit8(e, 4);
+}
+
+/* r11: the target rip, in this class. The flags are in struct cpu. */
+static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *kicked, *missed, *miss[MISSES];
+	bool table = !(bt->cpu->tune_off & ENGINE_TUNE_CODE_TABLE);
+
+	bt->jump_cached[class] = emit_exec(e);
+	kicked = emit_kicked(e);
+	emit_jump_slot(e, H_R10);
+	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, JUMP_TABLE(class)));
+	missed = emit_branch_later(e, CC_NE);
+	emit_load(e, H_R10, in_cpu_indexed(H_R10, JUMP_TABLE(class) + 8));
+	emit_and(e, true, H_R11, (uint32_t)PAGE_MASK);
+	emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+	emit_jump_r10(e);
+
+	emit_patch_here(e, missed);
+	if (table) {
+		emit_store(e, in_cpu(CPU_FIELD(rip)), H_R11);
+		emit_store(e, in_cpu(CPU_SCRATCH(3)), H_RAX);
+		emit_find_code(e, class, miss);
+		emit_jump_slot(e, H_RAX);
+		emit_store(e, in_cpu_indexed(H_RAX, JUMP_TABLE(class)), H_R11);
+		emit_store(e, in_cpu_indexed(H_RAX, JUMP_TABLE(class) + 8), H_R10);
+		emit_mark_used(e, class);
+		emit_and(e, true, H_R11, (uint32_t)PAGE_MASK);
+		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+		emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
+		emit_jump_r10(e);
+		for (unsigned i = 0; i < MISSES; i++)
+			emit_patch_here(e, miss[i]);
+		emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
+	}
+	emit_patch_here(e, kicked);
+	emit_jmp(e, bt->exit_indirect);
+}
+
+/*
+ * r10: a link that leads nowhere in this context; rip_page is the target's page already. Where it leads somewhere in
+ * another context, and to the same block here, this context's slot learns it.
+ */
+static void emit_link_thunk(struct bt *bt, enum tlb_class class)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *leave[3], *miss[MISSES], *with_code;
+
+	bt->link_missed[class] = emit_exec(e);
+	if (bt->cpu->tune_off & ENGINE_TUNE_CODE_TABLE) {
+		emit_jmp(e, bt->exit);
+		return;
+	}
+	leave[0] = emit_kicked(e);
+	emit_op(e, false, 0x80, 7, at(H_R10, offsetof(struct block_link, table))); /* cmp byte */
+	emit8(e, LINK_CONTEXT);
+	leave[1] = emit_branch_later(e, CC_NE);
+	emit_op(e, true, 0x83, 7, at(H_R10, offsetof(struct block_link, to)));
+	emit8(e, 0);
+	leave[2] = emit_branch_later(e, CC_E);
+	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_RAX);
+	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R10);
+	emit_op(e, true, 0x63, H_R11, at(H_R10, offsetof(struct block_link, target))); /* movsxd */
+	emit_op(e, true, 0x03, H_R11, in_cpu(CPU_FIELD(rip_page)));
+	emit_store(e, in_cpu(CPU_FIELD(rip)), H_R11);
+	emit_find_code(e, class, miss);
+	emit_load(e, H_R11, in_cpu(CPU_SCRATCH(2)));
+	emit_load(e, H_RAX, at(H_R11, offsetof(struct block_link, to)));
+	emit_op(e, true, 0x3b, H_R10, at(H_RAX, offsetof(struct block, code_mem)));
+	uint8_t *other = emit_branch_later(e, CC_NE);
+
+	emit_op(e, false, 0x80, 7, at(H_R11, offsetof(struct block_link, flags_in_cpu)));
+	emit8(e, 0);
+	with_code = emit_branch_later(e, CC_NE);
+	emit_load(e, H_RAX, at(H_RAX, offsetof(struct block, code)));
+	uint8_t *store = emit_branch_later(e, CC_ALWAYS);
+
+	emit_patch_here(e, with_code);
+	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R10));
+	emit_patch_here(e, store);
+	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R11, offsetof(struct block_link, index))); /* movzx */
+	emit_store(e, (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_R11, .scale = 3, .disp = LINK_TABLE }, H_RAX);
+	emit_mark_used(e, class);
+	emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
+	emit_jump_r10(e);
+
+	emit_patch_here(e, other);
+	for (unsigned i = 0; i < MISSES; i++)
+		emit_patch_here(e, miss[i]);
+	emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
+	emit_load(e, H_R10, in_cpu(CPU_SCRATCH(2)));
+	for (unsigned i = 0; i < 3; i++)
+		emit_patch_here(e, leave[i]);
+	emit_jmp(e, bt->exit);
+}
+
+/*
+ * r11: where a return goes that is not to the address on top of the return stack. Often it is to the one below: a
+ * function was left by other means, or its call was only to learn where it stands.
+ */
+static void emit_return_thunk(struct bt *bt, enum tlb_class class)
+{
+	struct emitter *e = &bt->e;
+
+	bt->return_unpaired[class] = emit_exec(e);
+	emit_op(e, true, 0x3b, H_R11, at(H_RSP, RETURN_BELOW));
+	emit_jcc(e, CC_NE, bt->jump_cached[class]);
+	emit_lea(e, H_RSP, at(H_RSP, sizeof(struct return_entry)));
+	emit8(e, 0xc3);
+}
+
+/* r11: where a return goes that met an entry without a call. */
+static void emit_bottom_thunk(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+
+	bt->return_without_call = emit_exec(e);
+	emit_load(e, H_RSP, in_cpu(CPU_FIELD(return_bottom)));
+	emit_store(e, in_cpu(CPU_FIELD(user_return_sp)), H_RSP);
+	emit_jmp(e, bt->exit_indirect);
+}
+
+void bt_emit_jump_thunks(struct bt *bt)
+{
+	for (unsigned class = 0; class < TLB_CLASSES; class++) {
+		emit_jump_thunk(bt, class);
+		emit_link_thunk(bt, class);
+		emit_return_thunk(bt, class);
+	}
+	emit_bottom_thunk(bt);
+}
