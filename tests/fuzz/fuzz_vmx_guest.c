@@ -1,10 +1,10 @@
 /*
- * A hostile L1: fuzz_vmx_guest [ROUNDS [SEED [SECONDS [FIRST]]]]. Each round makes a VMCS that enters, then
- * changes a few of its fields, EPT and page-table entries, bitmaps, MSR areas, the VMCS region's bytes and
- * L2's code at random, lets L1 enter it and resume it a few times, with interrupts and NMIs from another
- * thread. Passes when the engine neither crashes nor hangs nor trips a sanitizer; the guests may do as they
- * please. The last line counts what happened, since a fuzzer that never enters L2 would prove nothing. With
- * FIRST, rounds begin there and entries and exits are traced.
+ * A hostile L1: fuzz_vmx_guest [--little-code-memory] [ROUNDS [SEED [SECONDS [FIRST]]]]. Each round makes a VMCS that
+ * enters, then changes a few of its fields, EPT and page-table entries, bitmaps, MSR areas, the VMCS region's bytes and
+ * L2's code at random, lets L1 enter it and resume it a few times, with interrupts and NMIs from another thread.
+ * Passes when the engine neither crashes nor hangs nor trips a sanitizer; the guests may do as they please. The last
+ * line counts what happened, since a fuzzer that never enters L2 would prove nothing. With FIRST, rounds begin there
+ * and entries and exits are traced. With little code memory all is translated anew again and again.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -739,6 +739,7 @@ static void start_l1(void)
 }
 
 static struct cpu_model model;
+static size_t code_memory; /* 0: the default */
 
 static bool create(bool trace)
 {
@@ -746,6 +747,7 @@ static bool create(bool trace)
 	    .host = &host, .cpu_model = &model, .clock = ENGINE_CLOCK_REAL, .cpu_count = 1};
 	struct cpu_model_request request = {.cpu_count = 1, .nested_vmx = true};
 
+	config.code_memory = code_memory;
 	config.trace = trace ? ENGINE_TRACE_VMX : 0;
 	ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	memory.slot[0] = (struct guest_memory_slot){.gpa = 0, .size = RAM_SIZE, .host = ram};
@@ -760,6 +762,12 @@ static bool create(bool trace)
 
 int main(int argc, char **argv)
 {
+	bool little = argc > 1 && !strcmp(argv[1], "--little-code-memory");
+
+	argc -= little;
+	argv += little;
+	code_memory = little ? ENGINE_CODE_MEMORY_MIN : 0;
+
 	unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 20000, entered = 0, exits = 0,
 	              failed = 0, shutdowns = 0, cut = 0;
 	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1, reasons = 0, basic;
