@@ -84,10 +84,10 @@ static bool has_slot(const struct block_link *link)
 static void point_link(struct bt *bt, const struct block_link *link, uint8_t *code)
 {
 	if (!has_slot(link)) {
-		emit_patch(&bt->e, link->patch, code);
+		emit_patch(&bt->e, link_patch(bt, link), code);
 	} else if (link->table == LINK_GLOBAL) {
 		bt->cpu->global_link[link->index] = code;
-		if (code != link->stub && bt->connected_count <= CONNECTED_LINKS) {
+		if (code != link_stub(bt, link) && bt->connected_count <= CONNECTED_LINKS) {
 			if (bt->connected_count < CONNECTED_LINKS)
 				bt->connected[bt->connected_count] = link->index;
 			bt->connected_count++;
@@ -118,9 +118,9 @@ static bool take_slot(struct bt *bt, struct block_link *link)
 		return false;
 	}
 	link->table = table;
-	bt->stub[table][link->index] = link->stub;
-	point_link(bt, link, link->stub);
-	e.p = link->patch - FAR_BRANCH_PATCH;
+	bt->stub[table][link->index] = link_stub(bt, link);
+	point_link(bt, link, link_stub(bt, link));
+	e.p = link_patch(bt, link) - FAR_BRANCH_PATCH;
 	emit_op(&e, false, 0xff, link->call ? 2 : 4,
 		in_cpu(table == LINK_GLOBAL ? CPU_FIELD(global_link) + 8 * link->index : LINK_TABLE + 8 * link->index));
 	return true;
@@ -175,7 +175,7 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 		if (link->to) {
 			/* another context's: its slots go back to the stub */
 			unlink_outgoing(link);
-			point_link(bt, link, link->stub);
+			point_link(bt, link, link_stub(bt, link));
 		}
 		link->to = to;
 		link->next = to->incoming;
@@ -196,7 +196,7 @@ void block_link_through_cache(struct bt *bt, struct block_link *link)
 	if (link->from->dropped || has_slot(link) || e->end - e->p < THROUGH_CACHE_SIZE)
 		return;
 	link->table = LINK_CACHED;
-	emit_patch_here(e, link->patch);
+	emit_patch_here(e, link_patch(bt, link));
 	if (!link->flags_in_cpu)
 		flags_emit_save(e);
 	/* The target's page is the running one, or the branch has made it so. */
@@ -241,7 +241,7 @@ void block_drop(struct bt *bt, struct block *block)
 	if (*slot)
 		*slot = block->hash_next;
 	for (struct block_link *link = block->incoming; link; link = link->next) {
-		point_link(bt, link, link->stub);
+		point_link(bt, link, link_stub(bt, link));
 		link->to = NULL;
 	}
 	block->incoming = NULL;
@@ -252,7 +252,7 @@ void block_drop(struct bt *bt, struct block *block)
 		if (!link->from)
 			continue;
 		/* The block may still be running: it must leave. */
-		point_link(bt, link, link->stub);
+		point_link(bt, link, link_stub(bt, link));
 		if (has_slot(link))
 			drop_slot(bt, link);
 	}
@@ -271,9 +271,9 @@ struct block *block_at(struct bt *bt, const uint8_t *address)
 		uint32_t middle = low + (high - low) / 2;
 		struct block *b = bt->in_order[middle];
 
-		if (address < b->base)
+		if (address < b->code_mem)
 			high = middle;
-		else if (address >= b->base + b->code_size)
+		else if (address >= b->code_mem + b->code_size)
 			low = middle + 1;
 		else
 			return b;

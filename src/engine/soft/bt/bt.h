@@ -41,7 +41,8 @@
 
 #define BLOCK_MAX_INSNS 48
 #define BLOCK_SIDE_EXITS 5 /* conditional branches that a block goes on behind */
-#define BLOCK_BUFFER    (24 * 1024) /* bytes of host code that a block may take at most, of each kind */
+#define BLOCK_BUFFER    (24 * 1024) /* bytes of host code that a block may take at most in its main line, */
+#define BLOCK_BUFFER_ASIDE (12 * 1024) /* … and aside */
 
 /* Key bits besides cpu->mode. */
 #define KEY_ONE     (1u << 30) /* one instruction, always leaves to the dispatcher */
@@ -50,21 +51,30 @@
 #define KEY_SHORT   (1u << 28) /* cut where the deterministic clock's budget ends; leaves to the dispatcher */
 #define MODE_BITS   0x0fffffffu
 
+/* Where the arithmetic flags are at a point of a block. */
+enum flags_place {
+	FLAGS_DEAD, /* nowhere: nothing reads them before they are written */
+	FLAGS_HOST,
+	FLAGS_CPU,  /* cpu->cc_* */
+	FLAGS_BOTH,
+	FLAGS_PLACES
+};
+
 struct block;
 
 /* A direct exit of a block, patched to its successor. */
 struct block_link {
 	struct block *from, *to;
 	struct block_link *next; /* in to->incoming */
-	uint8_t *patch;          /* writable address of the rel32 */
-	uint8_t *stub;           /* executable address that it has while unlinked */
-	int32_t target;          /* byte offset in its page: 0..4095 may be linked */
+	uint32_t patch;          /* where its rel32 is, from the start of the code memory */
+	uint32_t stub;           /* where it leads while unlinked, likewise */
+	uint32_t key;            /* the mode key at the exit */
+	uint16_t target;         /* byte offset in its page */
+	uint16_t index;          /* in the table */
+	uint8_t table;           /* LINK_*: how it leads there */
 	bool flags_in_cpu;       /* enter the successor by code_mem */
 	bool call;               /* a host call: code that behind it goes on after a return */
 	bool global;             /* LINK_FAR: may become LINK_GLOBAL */
-	uint32_t key;            /* the mode key at the exit */
-	uint8_t table;           /* LINK_*: how it leads there */
-	uint16_t index;          /* in the table */
 };
 
 enum {
@@ -77,7 +87,7 @@ enum {
 
 /* Where a host instruction may fault natively. */
 struct native_site {
-	uint32_t code_offset; /* of the instruction, from block->base */
+	uint32_t code_offset; /* of the instruction, from block->code_mem */
 	uint16_t page_offset; /* of the guest instruction */
 	uint8_t spilled;      /* a host register that holds something else, its value in scratch[0]; H_NONE */
 	uint8_t spilled2;     /* the same with scratch[1] */
@@ -106,8 +116,7 @@ struct block {
 	bool transient; /* of bytes outside RAM and ROM: fetched anew each time, found by nobody */
 	uint64_t gpa2;
 	uint64_t granules; /* of its page that it depends on */
-	uint8_t *base;     /* executable address of its first byte of code */
-	uint8_t *code, *code_mem;
+	uint8_t *code, *code_mem; /* executable addresses; code_mem is its first byte */
 	uint32_t code_size;
 	uint16_t site_count;
 	struct native_site *site;
@@ -171,8 +180,8 @@ struct bt {
 
 	/* thunks, executable addresses */
 	uint64_t (*enter)(struct cpu *cpu, const void *code);
-	uint8_t *exit, *exit_indirect, *call_op, *slow_access, *slow_group, *careful_access, *careful_commit, *native_fault;
-	uint8_t *jump_cached[TLB_CLASSES], *link_missed[TLB_CLASSES], *return_unpaired[TLB_CLASSES], *return_without_call;
+	uint8_t *exit, *exit_indirect, *leave[FLAGS_PLACES], *call_op, *slow_access, *slow_group, *careful_access, *careful_commit, *native_fault;
+	uint8_t *jump_cached[TLB_CLASSES], *link_missed[TLB_CLASSES][FLAGS_PLACES], *return_unpaired[TLB_CLASSES], *return_without_call;
 };
 
 /* ---- create.c (cold) ---- */
@@ -204,6 +213,16 @@ struct block *block_at(struct bt *bt, const uint8_t *address);
 /* Forgets every translation. */
 void bt_flush(struct bt *bt);
 void *bt_alloc(struct bt *bt, size_t size);
+static inline uint8_t *link_patch(const struct bt *bt, const struct block_link *link)
+{
+	return bt->code_rw + link->patch;
+}
+
+static inline uint8_t *link_stub(const struct bt *bt, const struct block_link *link)
+{
+	return bt->code_exec + link->stub;
+}
+
 /* All blocks keyed by linear address: upper half, whose translations embed it. */
 static inline uint64_t block_linear_key(uint64_t linear)
 {

@@ -14,14 +14,15 @@
 #include "engine/soft/bt/return_stack.h"
 #include "util/error.h"
 
-#define CODE_SIZE	(48u << 20)
-#define ARENA_OF(code)	((code) / 3 * 4) /* bytes of block records beside so much code */
+/* A compiler's run leaves about 55 MiB of main lines, 20 MiB aside and 55 MiB of records. */
+#define CODE_SIZE	(96u << 20)
+#define MAIN_OF(code)	((code) / 16 * 12)
+#define ARENA_OF(code)	((code) / 16 * 11) /* bytes of block records beside so much code */
 #define BLOCKS_OF(code) ((code) / 192)
 
-
-/* The parts' shares are map_code's. */
-_Static_assert(ENGINE_CODE_MEMORY_MIN / 16 * 9 >= BLOCK_BUFFER + (12u << 10) &&
-	       ENGINE_CODE_MEMORY_MIN / 16 * 7 >= BLOCK_BUFFER + (4u << 10), "room for the thunks and a few blocks");
+_Static_assert(MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER + (12u << 10) &&
+	       ENGINE_CODE_MEMORY_MIN - MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER_ASIDE + (4u << 10),
+	       "room for the thunks and a few blocks");
 
 #ifndef HWCAP2_FSGSBASE
 #define HWCAP2_FSGSBASE (1 << 1)
@@ -92,8 +93,7 @@ static int map_code(struct bt *bt)
 	close(fd);
 	if (bt->code_rw == MAP_FAILED || bt->code_exec == MAP_FAILED)
 		return -ENOMEM;
-	/* Main lines take somewhat more than what is seldom executed. */
-	bt->cold_start = bt->code_rw + size / 16 * 9;
+	bt->cold_start = bt->code_rw + MAIN_OF(size);
 	if (size >= 8 * HUGE_PAGE)
 		bt->cold_start = (uint8_t *)((uintptr_t)bt->cold_start & ~(HUGE_PAGE - 1));
 	bt->huge_end = bt->code_rw;
@@ -125,7 +125,7 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->cpu = cpu;
 	bt->page_count = pages_of(cpu->memory);
 	bt->code_size = code_size;
-	bt->arena_start = bt->arena = map_anonymous(ARENA_OF(code_size));
+	cpu->records = bt->arena_start = bt->arena = map_anonymous(ARENA_OF(code_size));
 	bt->in_order_max = BLOCKS_OF(code_size);
 	bt->in_order = map_anonymous(bt->in_order_max * sizeof(*bt->in_order));
 	bt->hash = map_anonymous(BLOCK_HASH_SLOTS * sizeof(*bt->hash));
@@ -192,7 +192,7 @@ void bt_set_gs_by_system_call(void *base)
 static const struct native_site *site_at(const struct block *block, const uint8_t *address)
 {
 	for (unsigned i = 0; i < block->site_count; i++)
-		if (block->base + block->site[i].code_offset == address)
+		if (block->code_mem + block->site[i].code_offset == address)
 			return &block->site[i];
 	return NULL;
 }

@@ -107,13 +107,20 @@ static struct block_link *new_link(struct translation *t)
 	return &t->block->link[t->block->link_count++];
 }
 
-/* Leaves through a link that leads nowhere yet, or when kicked. */
-static void emit_link_stub(struct translation *t, struct block_link *link, const uint8_t *thunk)
+static uint32_t code_offset(const struct translation *t, const uint8_t *at_rw)
 {
-	link->stub = emit_exec(t->e);
-	flags_to_cpu(t);
-	emit_mov_imm(t->e, H_R10, (uintptr_t)link);
-	emit_jmp(t->e, thunk);
+	return at_rw - t->bt->code_rw;
+}
+
+/*
+ * Where a link leads that leads nowhere yet, or when kicked. The thunk does what its flags need, and finds the link by
+ * its place among the records (block.c: bt_alloc).
+ */
+static void emit_link_stub(struct translation *t, struct block_link *link, uint8_t *const thunk[FLAGS_PLACES])
+{
+	link->stub = code_offset(t, t->e->p);
+	emit_mov_imm(t->e, H_R10, (uint8_t *)link - t->bt->arena_start);
+	emit_jmp(t->e, thunk[t->flags]);
 }
 
 /*
@@ -153,13 +160,13 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	}
 	for (unsigned i = 0; i < sizeof(nop); i++)
 		emit8(e, nop[i]);
-	link->patch = call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS);
+	link->patch = code_offset(t, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
 	if (call)
 		emit_return_point(t);
 	enum flags_place at_branch = t->flags;
 
 	e = emit_aside(t);
-	emit_patch_here(e, link->patch);
+	emit_patch_here(e, link_patch(t->bt, link));
 	emit_link_stub(t, link, t->bt->link_missed[MODE_CLASS(t->key)]);
 	if (leave) {
 		emit_patch_here(e, leave);
@@ -210,17 +217,17 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, b
 		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
-	*link = (struct block_link){ .from = t->block, .key = t->key, .target = (int32_t)offset, .flags_in_cpu = t->flags == FLAGS_CPU };
+	*link = (struct block_link){ .from = t->block, .key = t->key, .target = offset, .flags_in_cpu = t->flags == FLAGS_CPU };
 	if (call)
 		emit_push_entry(t);
-	link->patch = call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS);
+	link->patch = code_offset(t, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
 	if (call)
 		emit_return_point(t);
 	e = emit_aside(t);
 	if (leave)
 		emit_patch_here(e, leave);
-	emit_patch_here(e, link->patch);
-	emit_link_stub(t, link, t->bt->exit);
+	emit_patch_here(e, link_patch(t->bt, link));
+	emit_link_stub(t, link, t->bt->leave);
 	emit_main_line(t);
 	t->flags = before;
 }
@@ -290,7 +297,7 @@ static void emit_loop_branch(struct translation *t, unsigned condition, struct c
 	flags_before_clobber(t, t->live_at_target[t->i]);
 	emit_op(e, false, 0x83, 7, in_cpu(CPU_FIELD(kick))); /* cmp dword kick, 0 */
 	emit8(e, 0);
-	cold->link->patch = emit_branch_later(e, CC_E);
+	cold->link->patch = code_offset(t, emit_branch_later(e, CC_E));
 	cold->link->flags_in_cpu = t->flags == FLAGS_CPU;
 	cold->flags = t->flags;
 	cold->from = emit_branch_later(e, CC_ALWAYS);
@@ -315,7 +322,7 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 				    .key = t->key };
 	if (is_patchable(t, cold->offset)) {
 		cold->link = new_link(t);
-		*cold->link = (struct block_link){ .from = t->block, .key = t->key, .target = (int32_t)cold->offset };
+		*cold->link = (struct block_link){ .from = t->block, .key = t->key, .target = cold->offset };
 		if (cold->offset <= t->offset[t->i]) {
 			emit_loop_branch(t, condition, cold);
 			return;
@@ -323,7 +330,7 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 	}
 	cold->from = emit_branch_later(e, condition);
 	if (cold->link)
-		cold->link->patch = cold->from;
+		cold->link->patch = code_offset(t, cold->from);
 }
 
 static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
@@ -337,8 +344,8 @@ static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
 	} else if (cold->op) {
 		emit_op_call(t, &t->insn[t->i], cold->op, true);
 	} else if (cold->link) {
-		emit_patch_here(e, cold->link->patch);
-		emit_link_stub(t, cold->link, t->bt->exit);
+		emit_patch_here(e, link_patch(t->bt, cold->link));
+		emit_link_stub(t, cold->link, t->bt->leave);
 	} else {
 		emit_direct_exit(t, cold->offset, t->live_at_target[t->i]);
 	}

@@ -138,6 +138,32 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 	emit_jmp(e, bt->exit_indirect);
 }
 
+/* At a stub: puts the flags into struct cpu, and makes r10, the link's offset among the records, a pointer. */
+static void emit_stub_begins(struct emitter *e, enum flags_place flags)
+{
+	if (flags == FLAGS_HOST) {
+		emit_op(e, true, 0x8b, H_R11, in_reg(H_RAX)); /* mov r11, rax; lahf; seto al */
+		emit8(e, 0x9f);
+		emit_insn(e, (struct form){ .map = 1, .opcode = 0x90 }, 0, in_reg(H_RAX));
+		emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, H_RAX, in_cpu(CPU_FIELD(cc_of)));
+		emit_op(e, true, 0x8b, H_RAX, in_reg(H_R11));
+	} else if (flags == FLAGS_DEAD) {
+		/* Nobody reads them; a fixed value keeps runs reproducible. */
+		emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0xc7 }, 0, in_cpu(CPU_FIELD(cc_of)));
+		emit_bytes(e, 0x0200, 2);
+	}
+	emit_op(e, true, 0x03, H_R10, in_cpu(CPU_FIELD(records)));
+}
+
+static void emit_leave_thunks(struct bt *bt)
+{
+	for (unsigned flags = 0; flags < FLAGS_PLACES; flags++) {
+		bt->leave[flags] = emit_exec(&bt->e);
+		emit_stub_begins(&bt->e, flags);
+		emit_jmp(&bt->e, bt->exit);
+	}
+}
+
 /*
  * r10: a link that leads nowhere in this context; rip_page is the target's page already. Where it leads somewhere in
  * another context, and to the same block here, this context's slot learns it.
@@ -145,9 +171,15 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 {
 	struct emitter *e = &bt->e;
-	uint8_t *leave[3], *miss[MISSES], *with_code;
+	uint8_t *leave[3], *miss[MISSES], *with_code, *to_body[FLAGS_PLACES];
 
-	bt->link_missed[class] = emit_exec(e);
+	for (unsigned flags = 0; flags < FLAGS_PLACES; flags++) {
+		bt->link_missed[class][flags] = emit_exec(e);
+		emit_stub_begins(e, flags);
+		to_body[flags] = emit_branch_later(e, CC_ALWAYS);
+	}
+	for (unsigned flags = 0; flags < FLAGS_PLACES; flags++)
+		emit_patch_here(e, to_body[flags]);
 	if (bt->cpu->tune_off & ENGINE_TUNE_CODE_TABLE) {
 		emit_jmp(e, bt->exit);
 		return;
@@ -161,7 +193,7 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	leave[2] = emit_branch_later(e, CC_E);
 	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_RAX);
 	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R10);
-	emit_op(e, true, 0x63, H_R11, at(H_R10, offsetof(struct block_link, target))); /* movsxd */
+	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R10, offsetof(struct block_link, target))); /* movzx */
 	emit_op(e, true, 0x03, H_R11, in_cpu(CPU_FIELD(rip_page)));
 	emit_store(e, in_cpu(CPU_FIELD(rip)), H_R11);
 	emit_find_code(e, class, miss);
@@ -223,6 +255,7 @@ static void emit_bottom_thunk(struct bt *bt)
 
 void bt_emit_jump_thunks(struct bt *bt)
 {
+	emit_leave_thunks(bt);
 	for (unsigned class = 0; class < TLB_CLASSES; class++) {
 		emit_jump_thunk(bt, class);
 		emit_link_thunk(bt, class);

@@ -21,7 +21,7 @@ void bt_write_perf_map(struct bt *bt)
 		const struct block *b = bt->in_order[i];
 		const char *level = b->key & MODE_NONROOT ? "L2" : "L1";
 
-		fprintf(file, "%lx %x %s:%s:%lx%s\n", (unsigned long)b->base, b->code_size, level,
+		fprintf(file, "%lx %x %s:%s:%lx%s\n", (unsigned long)b->code_mem, b->code_size, level,
 			b->linear ? "linear" : "physical", (unsigned long)(b->linear ? b->linear : b->gpa),
 			b->key & KEY_NO_GROUPS ? ":single" : b->key & KEY_ONE ? ":one" : "");
 	}

@@ -412,13 +412,19 @@ static void decode_block(struct translation *t, const uint8_t *page, unsigned of
 	}
 }
 
-static unsigned count_branches(const struct translation *t)
+/* How many links the block can have at most. */
+static unsigned count_links(const struct translation *t)
 {
-	unsigned branches = 0;
+	const struct insn *last = &t->insn[t->count - 1];
+	unsigned links = !ends_block(last) || last->op == BT_JCC; /* where it goes on behind the last one */
 
-	for (unsigned i = 0; i < t->count; i++)
-		branches += has_target(&t->insn[i]);
-	return branches;
+	for (unsigned i = 0; i < t->count; i++) {
+		const struct insn *insn = &t->insn[i];
+
+		/* LOOP has two ways, and a call comes back. */
+		links += has_target(insn) + (insn->op == BT_LOOP || insn->op == BT_CALL || insn->op == BT_CALL_RM);
+	}
+	return links;
 }
 
 static void note_granules(struct translation *t)
@@ -456,7 +462,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	struct block *block = bt_alloc(bt, sizeof(*block));
 	uint8_t *used_up = NULL, *cold_rw;
 
-	if (!block || e->end - e->p < BLOCK_BUFFER || bt->cold.end - bt->cold.p < BLOCK_BUFFER)
+	if (!block || e->end - e->p < BLOCK_BUFFER || bt->cold.end - bt->cold.p < BLOCK_BUFFER_ASIDE)
 		return NULL;
 	*block = (struct block){ .gpa = gpa, .key = key, .linear = block_linear_key(linear) };
 	t.bt = bt;
@@ -479,18 +485,18 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		block->crosses_page = true;
 		block->gpa2 = gpa2;
 	}
-	/* One exit for each branch, a second one for the last instruction: where it falls through or a call returns to. */
-	block->link = bt_alloc(bt, (count_branches(&t) + 2) * sizeof(struct block_link));
+	unsigned links = count_links(&t);
+
+	block->link = bt_alloc(bt, links * sizeof(struct block_link));
 	if (!block->link)
 		return NULL;
-	memset(block->link, 0, (count_branches(&t) + 2) * sizeof(struct block_link));
+	memset(block->link, 0, links * sizeof(struct block_link));
 	compute_liveness(&t, page);
 	plan_groups(&t);
 
 	e->overflow = bt->cold.overflow = false;
 	t.base_rw = e->p;
 	cold_rw = bt->cold.p;
-	block->base = emit_exec(e);
 	block->code_mem = emit_exec(e);
 	if (t.counted) {
 		emit_op(e, true, 0x81, 5, in_cpu(CPU_FIELD(budget))); /* sub */

@@ -7,14 +7,6 @@
 #include "engine/soft/bt/group.h"
 #include "engine/soft/bt/return_stack.h"
 
-/* Where the arithmetic flags are at a point of the block. */
-enum flags_place {
-	FLAGS_DEAD, /* nowhere: nothing reads them before they are written */
-	FLAGS_HOST,
-	FLAGS_CPU,  /* cpu->cc_* */
-	FLAGS_BOTH,
-};
-
 /* Code out of the main line, emitted behind it. */
 struct slow_stub {
 	uint8_t *from;   /* rel32 of the branch to it */

@@ -185,6 +185,7 @@ struct cpu {
 	void *user_return_sp; /* bt/system_calls.c: … as it was at SYSCALL */
 	void *return_bottom; /* … where that stack is empty */
 	void *code_table;    /* bt/code_table.h */
+	void *records;       /* bt/: what bt_alloc allocates from */
 	uint8_t bounce[128] __attribute__((aligned(64))); /* bt/: memory operands that cannot be direct */
 
 	/* ---- other threads: atomic access only ---- */
