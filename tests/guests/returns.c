@@ -115,6 +115,41 @@ static void two_pages(unsigned depth)
 	}
 }
 
+/* add eax, value; ret */
+static void adder(uint8_t *to, uint32_t value)
+{
+	to = put(to, 0x05, 1);
+	to = put(to, value, 4);
+	put(to, 0xc3, 1);
+}
+
+/*
+ * One page at two addresses, each with another page behind it: a branch into the page behind goes by the address that it
+ * is executed at, whoever was there before.
+ */
+static void same_page_twice(void)
+{
+	rule("a page at two addresses: branches into the page behind it");
+	fresh();
+	window[2] = window[0];
+	window[3] = (uint64_t)page[2] | P | W | U;
+	invlpg(WINDOW + 4096 * 2);
+	invlpg(WINDOW + 4096 * 3);
+	put(put(page[0], 0xe9, 1), 4096 - 5, 4);	    /* jmp */
+	put(put(page[0] + 64, 0x840fc039, 4), 4096 - 64 - 8, 4); /* cmp eax, eax; je */
+	put(put(put(page[0] + 128, 0xe8, 1), 4096 - 128 - 5, 4), 0xc3, 1); /* call; ret */
+	adder(page[1], 1);
+	adder(page[2], 100);
+	for (unsigned i = 0; i < 3; i++) {
+		for (unsigned offset = 0; offset < 192; offset += 64) {
+			CHECK_EQ(call_window(offset), 1);
+			CHECK_EQ(call_window(4096 * 2 + offset), 100);
+			CHECK_EQ(call_window(4096 * 2 + offset), 100);
+			CHECK_EQ(call_window(offset), 1);
+		}
+	}
+}
+
 static void remap(void)
 {
 	window[0] = (uint64_t)page[turn & 1] | P | W | U;
@@ -479,4 +514,5 @@ void guest_main(void)
 	levels();
 	unbalanced();
 	modes();
+	same_page_twice();
 }

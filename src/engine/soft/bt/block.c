@@ -73,11 +73,36 @@ void block_insert(struct bt *bt, struct block *block)
 		add_to_page(bt, block, block->gpa2 >> PAGE_SHIFT, true);
 }
 
-static const uint32_t slots_of_table[] = { 0, CONTEXT_LINKS, GLOBAL_LINKS };
+static const uint32_t slots_of_table[LINK_TABLES] = { 0, CONTEXT_LINKS, GLOBAL_LINKS, GLOBAL_LINKS };
 
 static bool has_slot(const struct block_link *link)
 {
-	return link->table == LINK_CONTEXT || link->table == LINK_GLOBAL;
+	return link->table != LINK_PATCHED && link->table < LINK_TABLES;
+}
+
+static void **global_table(struct cpu *cpu, unsigned table)
+{
+	return table == LINK_GUEST ? cpu->guest_link : cpu->global_link;
+}
+
+static unsigned connected_bit(uint64_t linear)
+{
+	return (linear >> 21) * 0x9e3779b97f4a7c15ull >> 52;
+}
+
+_Static_assert(CONNECTED_TO == 1 << 12, "connected_bit() has 12 bits");
+
+/* Of a global link. */
+static void note_connected(struct bt *bt, const struct block_link *link)
+{
+	unsigned table = link->table, bit = connected_bit(link->to->linear);
+
+	bt->connected_to[table][bit / 64] |= 1ull << bit % 64;
+	if (bt->connected_count[table] > CONNECTED_LINKS)
+		return;
+	if (bt->connected_count[table] < CONNECTED_LINKS)
+		bt->connected[table][bt->connected_count[table]] = link->index;
+	bt->connected_count[table]++;
 }
 
 /* Makes the link lead to code, in every context. */
@@ -85,15 +110,12 @@ static void point_link(struct bt *bt, const struct block_link *link, uint8_t *co
 {
 	if (!has_slot(link)) {
 		emit_patch(&bt->e, link_patch(bt, link), code);
-	} else if (link->table == LINK_GLOBAL) {
-		bt->cpu->global_link[link->index] = code;
-		if (code != link_stub(bt, link) && bt->connected_count <= CONNECTED_LINKS) {
-			if (bt->connected_count < CONNECTED_LINKS)
-				bt->connected[bt->connected_count] = link->index;
-			bt->connected_count++;
-		}
-	} else {
+	} else if (link->table == LINK_CONTEXT) {
 		tlb_set_link(bt->cpu, link->index, code);
+	} else {
+		global_table(bt->cpu, link->table)[link->index] = code;
+		if (code != link_stub(bt, link))
+			note_connected(bt, link);
 	}
 }
 
@@ -103,7 +125,8 @@ static void point_link(struct bt *bt, const struct block_link *link, uint8_t *co
  */
 static bool take_slot(struct bt *bt, struct block_link *link)
 {
-	unsigned table = link->global ? LINK_GLOBAL : LINK_CONTEXT;
+	static const int32_t base[LINK_TABLES] = { 0, LINK_TABLE, CPU_FIELD(global_link), CPU_FIELD(guest_link) };
+	unsigned table = !link->global ? LINK_CONTEXT : link->key & MODE_NONROOT ? LINK_GUEST : LINK_GLOBAL;
 	struct emitter e = bt->e;
 
 	if (bt->slots_free[table]) {
@@ -121,14 +144,13 @@ static bool take_slot(struct bt *bt, struct block_link *link)
 	bt->stub[table][link->index] = link_stub(bt, link);
 	point_link(bt, link, link_stub(bt, link));
 	e.p = link_patch(bt, link) - FAR_BRANCH_PATCH;
-	emit_op(&e, false, 0xff, link->call ? 2 : 4,
-		in_cpu(table == LINK_GLOBAL ? CPU_FIELD(global_link) + 8 * link->index : LINK_TABLE + 8 * link->index));
+	emit_op(&e, false, 0xff, link->call ? 2 : 4, in_cpu(base[table] + 8 * link->index));
 	return true;
 }
 
 void block_free_slots(struct bt *bt)
 {
-	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
+	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++) {
 		bt->slots_free[table] += bt->slots_dropped[table];
 		bt->slots_dropped[table] = 0;
 	}
@@ -145,18 +167,40 @@ void bt_reset_links(struct cpu *cpu, struct tlb_tables *tables)
 {
 	struct bt *bt = cpu ? cpu->bt : NULL;
 
-	if (!bt || !bt->stub[LINK_GLOBAL])
+	if (!bt || !bt->stub[LINK_CONTEXT])
 		return;
 	bt->link_resets++;
-	if (tables) {
-		memcpy(tables->link, bt->stub[LINK_CONTEXT], bt->slots_used[LINK_CONTEXT] * sizeof(void *));
+	memcpy(tables->link, bt->stub[LINK_CONTEXT], bt->slots_used[LINK_CONTEXT] * sizeof(void *));
+}
+
+void bt_reset_global_links(struct cpu *cpu, bool nonroot)
+{
+	unsigned table = nonroot ? LINK_GUEST : LINK_GLOBAL;
+	struct bt *bt = cpu ? cpu->bt : NULL;
+	uint32_t count;
+	void **link;
+
+	if (!bt)
 		return;
-	}
-	if (bt->connected_count > CONNECTED_LINKS)
-		memcpy(cpu->global_link, bt->stub[LINK_GLOBAL], bt->slots_used[LINK_GLOBAL] * sizeof(void *));
-	for (uint32_t i = 0; i < bt->connected_count && bt->connected_count <= CONNECTED_LINKS; i++)
-		cpu->global_link[bt->connected[i]] = bt->stub[LINK_GLOBAL][bt->connected[i]];
-	bt->connected_count = 0;
+	bt->link_resets++;
+	count = bt->connected_count[table];
+	if (!count)
+		return;
+	link = global_table(cpu, table);
+	if (count > CONNECTED_LINKS)
+		memcpy(link, bt->stub[table], bt->slots_used[table] * sizeof(void *));
+	for (uint32_t i = 0; i < count && count <= CONNECTED_LINKS; i++)
+		link[bt->connected[table][i]] = bt->stub[table][bt->connected[table][i]];
+	bt->connected_count[table] = 0;
+	memset(bt->connected_to[table], 0, sizeof(bt->connected_to[table]));
+}
+
+void bt_reset_global_links_to(struct cpu *cpu, uint64_t gla, bool nonroot)
+{
+	unsigned table = nonroot ? LINK_GUEST : LINK_GLOBAL, bit = connected_bit(gla);
+
+	if (cpu && cpu->bt && cpu->bt->connected_to[table][bit / 64] >> bit % 64 & 1)
+		bt_reset_global_links(cpu, nonroot);
 }
 
 static void unlink_outgoing(struct block_link *link);
@@ -346,7 +390,7 @@ void bt_flush(struct bt *bt)
 	bt->arena = bt->arena_start;
 	bt->e.p = bt->code_start;
 	bt->cold.p = bt->cold_start;
-	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++)
+	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++)
 		bt->slots_used[table] = bt->slots_free[table] = bt->slots_dropped[table] = 0;
 	bt->flushes++;
 	return_stack_forget(bt->cpu);

@@ -74,14 +74,16 @@ struct block_link {
 	uint8_t table;           /* LINK_*: how it leads there */
 	bool flags_in_cpu;       /* enter the successor by code_mem */
 	bool call;               /* a host call: code that behind it goes on after a return */
-	bool global;             /* LINK_FAR: may become LINK_GLOBAL */
+	bool global;             /* LINK_FAR: may become LINK_GLOBAL or LINK_GUEST */
 };
 
 enum {
 	LINK_PATCHED, /* within the page: the branch itself is patched */
 	LINK_CONTEXT, /* through tlb_tables.link[index]: another page of this context */
 	LINK_GLOBAL,  /* through cpu->global_link[index]: another global page of root operation */
-	LINK_FAR,     /* to another page, not taken yet: becomes one of the two, or LINK_CACHED */
+	LINK_GUEST,   /* through cpu->guest_link[index]: another global page of the guest that ran last */
+	LINK_TABLES,
+	LINK_FAR = LINK_TABLES, /* to another page, not taken yet: becomes one of those three, or LINK_CACHED */
 	LINK_CACHED,  /* through the jump cache: no slot was left, or its successor lies in two pages */
 };
 
@@ -134,6 +136,7 @@ struct page_info {
 #define BLOCK_HASH_BITS  18
 #define BLOCK_HASH_SLOTS (1u << BLOCK_HASH_BITS)
 #define CONNECTED_LINKS  2048
+#define CONNECTED_TO     4096
 
 struct bt {
 	struct cpu *cpu;
@@ -151,6 +154,9 @@ struct bt {
 	struct code_entry *code_table; /* code_table.h */
 	struct page_info *pages; /* by guest-physical page */
 	uint64_t page_count;
+	/* alias.c: for each page, context and fetch class where it was seen last; a bit per page found at two places */
+	uint64_t *seen;
+	uint8_t *aliased;
 	struct shape_cache *shapes;
 	uint32_t careful_key;  /* KEY_* for the next instruction only */
 	/* a write in progress from the bounce buffer */
@@ -165,16 +171,17 @@ struct bt {
 	 * Slots of the link tables: what each holds while unconnected, how many were ever used, and those whose
 	 * block was dropped. A slot is reused only when no block runs, since the dropped one may be running.
 	 */
-	void **stub[3];
+	void **stub[LINK_TABLES];
 	/*
 	 * The global links connected since the last reset, so that a guest that empties its TLB again and again (VMX
 	 * without VPIDs) does not pay for the whole table each time. More than fit: the count says so.
 	 */
-	uint16_t connected[CONNECTED_LINKS];
-	uint32_t connected_count;
-	uint32_t slots_used[3];
-	uint16_t *slot_free[3];
-	uint32_t slots_free[3], slots_dropped[3]; /* the free ones come first, then the dropped ones */
+	uint16_t connected[LINK_TABLES][CONNECTED_LINKS];
+	uint32_t connected_count[LINK_TABLES];
+	uint64_t connected_to[LINK_TABLES][CONNECTED_TO / 64]; /* a bit per 2 MiB that they lead to, hashed */
+	uint32_t slots_used[LINK_TABLES];
+	uint16_t *slot_free[LINK_TABLES];
+	uint32_t slots_free[LINK_TABLES], slots_dropped[LINK_TABLES]; /* the free ones come first, then the dropped ones */
 	uint64_t translated_blocks, flushes, drops; /* statistics */
 	uint64_t link_resets; /* how often bt_reset_links was called */
 
@@ -228,6 +235,10 @@ static inline uint64_t block_linear_key(uint64_t linear)
 {
 	return linear >> 63 ? linear : 0;
 }
+
+/* ---- alias.c ---- */
+/* Is the page mapped twice in some address space: is a branch out of it bound to go by the whole address? */
+bool bt_is_aliased(const struct bt *bt, uint64_t gpa);
 
 /* ---- translate.c ---- */
 

@@ -19,6 +19,7 @@
 #define MAIN_OF(code)	((code) / 16 * 12)
 #define ARENA_OF(code)	((code) / 16 * 11) /* bytes of block records beside so much code */
 #define BLOCKS_OF(code) ((code) / 192)
+#define SEEN_SIZE(bt)	((bt)->page_count * TLB_CONTEXTS * 2 * sizeof(uint64_t)) /* touched for code only */
 
 _Static_assert(MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER + (12u << 10) &&
 	       ENGINE_CODE_MEMORY_MIN - MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER_ASIDE + (4u << 10),
@@ -117,6 +118,7 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 {
 	size_t code_size = code_memory ? code_memory : CODE_SIZE;
 	struct bt *bt = calloc(1, sizeof(*bt));
+	bool has_tables = true;
 	unsigned a, b, c, d;
 
 	if (!bt)
@@ -131,13 +133,16 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->hash = map_anonymous(BLOCK_HASH_SLOTS * sizeof(*bt->hash));
 	bt->code_table = cpu->code_table = map_anonymous(CODE_TABLE_SIZE);
 	bt->pages = map_anonymous(bt->page_count * sizeof(*bt->pages));
+	bt->seen = map_anonymous(SEEN_SIZE(bt));
+	bt->aliased = map_anonymous(bt->page_count / 8 + 1);
 	bt->shapes = shape_cache_create(cpu->model);
-	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
+	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++) {
 		bt->stub[table] = map_anonymous(GLOBAL_LINKS * sizeof(void *));
 		bt->slot_free[table] = map_anonymous(GLOBAL_LINKS * sizeof(uint16_t));
+		has_tables = has_tables && bt->stub[table] && bt->slot_free[table];
 	}
-	if (!bt->arena || !bt->in_order || !bt->hash || !bt->code_table || !bt->pages || !bt->shapes ||
-	    !bt->stub[LINK_CONTEXT] || !bt->slot_free[LINK_CONTEXT] || !bt->stub[LINK_GLOBAL] || !bt->slot_free[LINK_GLOBAL] || map_code(bt) < 0 ||
+	if (!bt->arena || !bt->in_order || !bt->hash || !bt->code_table || !bt->pages || !bt->seen || !bt->aliased || !bt->shapes ||
+	    !has_tables || map_code(bt) < 0 ||
 	    return_stack_create(cpu) < 0) {
 		bt_destroy(cpu);
 		return error_set(ENOMEM, "not enough memory for the translator's tables");
@@ -169,8 +174,10 @@ void bt_destroy(struct cpu *cpu)
 	unmap(bt->in_order, bt->in_order_max * sizeof(*bt->in_order));
 	unmap(bt->hash, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
 	unmap(bt->code_table, CODE_TABLE_SIZE);
+	unmap(bt->seen, SEEN_SIZE(bt));
+	unmap(bt->aliased, bt->page_count / 8 + 1);
 	unmap(bt->pages, bt->page_count * sizeof(*bt->pages));
-	for (unsigned table = LINK_CONTEXT; table <= LINK_GLOBAL; table++) {
+	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++) {
 		unmap(bt->stub[table], GLOBAL_LINKS * sizeof(void *));
 		unmap(bt->slot_free[table], GLOBAL_LINKS * sizeof(uint16_t));
 	}
@@ -223,6 +230,8 @@ void native_rescue(uint64_t stack_pointer)
 	if (!cpu || !cpu->bt || !cpu->bt->gs_base)
 		return;
 	bt_reset_links(cpu, &cpu->bt->gs_base->tables);
+	bt_reset_global_links(cpu, false);
+	bt_reset_global_links(cpu, true);
 	return_stack_wipe(cpu, stack_pointer);
 }
 

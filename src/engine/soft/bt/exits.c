@@ -124,7 +124,7 @@ static void emit_link_stub(struct translation *t, struct block_link *link, uint8
 }
 
 /*
- * A direct exit to another page. Taken for the first time it gets a slot of the context's (or the global) link table
+ * A direct exit to another page. Taken for the first time it gets a slot of the context's (or a global) link table
  * (block.c: take_slot). False where that is not possible. Consumes t->flags.
  */
 static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, bool call)
@@ -137,6 +137,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	uint8_t *leave = NULL;
 
 	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS) || t->block->crosses_page ||
+	    (!t->linear_known && bt_is_aliased(t->bt, t->block->gpa)) ||
 	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page))
 		return false;
 	link = new_link(t);
@@ -147,7 +148,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	}
 	*link = (struct block_link){ .from = t->block, .key = t->key, .target = offset & (PAGE_SIZE - 1),
 				     .table = LINK_FAR, .call = call, .flags_in_cpu = t->flags == FLAGS_CPU };
-	link->global = t->linear_known && !(t->key & MODE_NONROOT) && t->bt->cpu->cr4 & CR4_PGE;
+	link->global = t->linear_known && t->bt->cpu->cr4 & CR4_PGE;
 	if (call)
 		emit_push_entry(t);
 	if (t->linear_known && fits32((int64_t)t->linear + page)) {

@@ -263,8 +263,11 @@ struct cpu {
 
 	uint8_t fpu_area[FPU_AREA_SIZE] __attribute__((aligned(64)));
 
-	/* bt/: as tlb_tables.link, for branches between global pages in root operation: one table for all contexts. */
-	void *global_link[GLOBAL_LINKS];
+	/*
+	 * bt/: as tlb_tables.link, for branches between global pages: one table for all contexts of root operation, one
+	 * for those of the guest (VPID and EPTP) that ran last.
+	 */
+	void *global_link[GLOBAL_LINKS], *guest_link[GLOBAL_LINKS];
 };
 
 _Static_assert(sizeof(struct cpu) <= CPU_AREA_SIZE, "struct cpu must fit its alias");
@@ -404,8 +407,16 @@ void cpu_trace(struct cpu *cpu, const char *format, ...) __attribute__((format(p
 /* The guest (or DMA, a page walk …) is about to change bytes [gpa, gpa + size) within one page, which has
  * code granules: drops the translations that cover them. */
 void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size);
-/* The executable mappings of a context, or (NULL) the global ones, may have changed: its links lead to the dispatcher again. */
+/* The executable mappings of a context may have changed: its links lead to the dispatcher again. */
 void bt_reset_links(struct cpu *cpu, struct tlb_tables *tables);
+/* The same of the global ones of root or non-root operation; and of those of the 2 MiB around gla. */
+void bt_reset_global_links(struct cpu *cpu, bool nonroot);
+void bt_reset_global_links_to(struct cpu *cpu, uint64_t gla, bool nonroot);
+/*
+ * Context number `context` maps the page at `linear`, lower half or not, to gpa for fetches of `class` (TLB_USER or
+ * TLB_SUPER). generation: changes when nothing of what the context has fetched in that class is remembered any more.
+ */
+void bt_note_fetch(struct cpu *cpu, unsigned context, unsigned class, uint32_t generation, gpa_t gpa, uint64_t linear);
 /* 64 bits for the page of gpa, one per 64-byte granule that holds translated code. */
 uint64_t bt_code_map(struct cpu *cpu, gpa_t gpa);
 

@@ -146,6 +146,8 @@ static void empty_fetch(struct tlb_context *context, unsigned class, bool keep_g
 		context->fetch_listed[class][slot] = false;
 	}
 	context->fetch_count[class] = kept;
+	if (!kept)
+		context->fetch_generation[class]++;
 	context->fetch_local[class] = context->fetch_evicted[class] = false;
 	empty_jumps_of_fetch(context, class);
 }
@@ -221,11 +223,21 @@ static void flush_local_of(struct tlb_context *context, struct cpu *cpu)
 	context->pending = PENDING_NONE;
 }
 
+/* Same VPID, EPTP and operation: what INVLPG and INVPCID reach, and what shares global mappings. */
+static inline bool same_guest(const struct tlb_key *a, const struct tlb_key *b)
+{
+	return a->space == b->space && a->vpid == b->vpid;
+}
+
 /* Now where the context is current, else when it is next selected. */
 static void flush_context(struct tlb_state *state, struct tlb_context *context, bool keep_global)
 {
-	if (!keep_global && !(state->key[context - state->context].space & SPACE_NONROOT))
-		bt_reset_links(cpu_of(context), NULL);
+	const struct tlb_key *key = &state->key[context - state->context];
+
+	if (!keep_global && !(key->space & SPACE_NONROOT))
+		bt_reset_global_links(cpu_of(context), false);
+	else if (!keep_global && same_guest(key, &state->linked_guest))
+		bt_reset_global_links(cpu_of(context), true);
 	if (context != state->current) {
 		if (!keep_global)
 			context->pending = PENDING_ALL;
@@ -239,8 +251,9 @@ static void flush_context(struct tlb_state *state, struct tlb_context *context, 
 }
 
 /* One 4 KiB piece out of every array, or only where it is global. */
-static void drop_page(struct tlb_context *context, uint64_t page, bool only_global)
+static void drop_page(struct tlb_state *state, struct tlb_context *context, uint64_t page, bool only_global)
 {
+	const bool nonroot = state->key[context - state->context].space & SPACE_NONROOT;
 	unsigned slot = tlb_slot(page);
 
 	for (unsigned array = 0; array < TLB_ARRAYS; array++) {
@@ -257,13 +270,15 @@ static void drop_page(struct tlb_context *context, uint64_t page, bool only_glob
 		/* fetched[] cannot tell global pages; a needless emptying is harmless. */
 		if (was_fetched(context, class, page)) {
 			empty_jumps_of_fetch(context, class);
-			bt_reset_links(cpu_of(context), NULL);
+			bt_reset_global_links(cpu_of(context), nonroot);
 		}
 	}
+	/* Links between global pages are followed in contexts that never fetched from the page. */
+	bt_reset_global_links_to(cpu_of(context), page, nonroot);
 }
 
 /* Every piece in the 4 MiB around gla. */
-static void drop_large(struct tlb_context *context, uint64_t gla)
+static void drop_large(struct tlb_state *state, struct tlb_context *context, uint64_t gla)
 {
 	const uint64_t size = 4u << 20, base = gla & ~(size - 1);
 	const unsigned first = tlb_slot(base);
@@ -285,7 +300,7 @@ static void drop_large(struct tlb_context *context, uint64_t gla)
 				entries[slot].page = 0;
 	}
 	empty_jumps(context);
-	bt_reset_links(cpu_of(context), NULL);
+	bt_reset_global_links(cpu_of(context), state->key[context - state->context].space & SPACE_NONROOT);
 }
 
 static inline unsigned large_bit(uint64_t gla)
@@ -337,9 +352,9 @@ static void invalidate_page(struct tlb_state *state, struct tlb_context *context
 			return;
 		}
 		if (context->large[bit / 64] >> bit % 64 & 1)
-			drop_large(context, gla);
+			drop_large(state, context, gla);
 	}
-	drop_page(context, gla & PAGE_MASK, only_global);
+	drop_page(state, context, gla & PAGE_MASK, only_global);
 }
 
 /* ---- contexts ---- */
@@ -397,6 +412,10 @@ void tlb_select_context(struct cpu *cpu)
 found:
 	state->current = context;
 	cpu->region = context->region;
+	if (cpu->virt && !same_guest(&key, &state->linked_guest)) {
+		bt_reset_global_links(cpu, true);
+		state->linked_guest = key;
+	}
 	if (context->pending == PENDING_ALL)
 		flush_all_of(context);
 	else if (context->pending == PENDING_LOCAL)
@@ -478,6 +497,8 @@ void tlb_flush_all(struct cpu *cpu)
 	state->ram[0].size = state->ram[1].size = 0;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		flush_context(state, &state->context[i], false);
+	bt_reset_global_links(cpu, false);
+	bt_reset_global_links(cpu, true);
 }
 
 void tlb_flush_current(struct cpu *cpu, bool keep_global)
@@ -485,12 +506,6 @@ void tlb_flush_current(struct cpu *cpu, bool keep_global)
 	struct tlb_state *state = tlb_state_of(cpu);
 
 	flush_context(state, state->current, keep_global);
-}
-
-/* Same VPID, EPTP and operation: what INVLPG and INVPCID reach. */
-static inline bool same_guest(const struct tlb_key *a, const struct tlb_key *b)
-{
-	return a->space == b->space && a->vpid == b->vpid;
 }
 
 void tlb_flush_page(struct cpu *cpu, gla_t gla)
@@ -526,6 +541,11 @@ void tlb_flush_vpid(struct cpu *cpu, unsigned type, uint16_t vpid, gla_t gla)
 {
 	struct tlb_state *state = tlb_state_of(cpu);
 
+	/* The guest's contexts may all have been taken over; its links may be there all the same. */
+	if (type == 0)
+		bt_reset_global_links_to(cpu, gla.v, true);
+	else if (type != 3)
+		bt_reset_global_links(cpu, true);
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
 		struct tlb_context *context = &state->context[i];
 		const struct tlb_key *key = &state->key[i];
@@ -546,6 +566,8 @@ void tlb_flush_ept(struct cpu *cpu, unsigned type, uint64_t eptp)
 {
 	struct tlb_state *state = tlb_state_of(cpu);
 
+	if (type != 1 || !((state->linked_guest.space ^ eptp) & EPTP_MASK))
+		bt_reset_global_links(cpu, true);
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
 		if (!(state->key[i].space & SPACE_NESTED))
 			continue;
@@ -701,7 +723,7 @@ void tlb_watch_changed(struct cpu *cpu)
 		if (!data_breakpoint(cpu, i, &address, &length))
 			continue;
 		for (unsigned k = 0; k < TLB_CONTEXTS; k++)
-			drop_page(&state->context[k], address & PAGE_MASK, false);
+			drop_page(state, &state->context[k], address & PAGE_MASK, false);
 	}
 }
 
@@ -891,5 +913,7 @@ const struct fetch_entry *tlb_fetch(struct cpu *cpu, gla_t gla)
 	if (!entry->global)
 		context->fetch_local[class] = true;
 	mark_fetched(context, class, page);
+	if (entry->host)
+		bt_note_fetch(cpu, context - state->context, class, context->fetch_generation[class], walk.gpa, page);
 	return entry;
 }

@@ -30,9 +30,9 @@ struct cpu;
 #define JUMP_CACHE_SLOTS 16384
 #define JUMP_HASH_SHIFT  4
 #define FETCH_SLOTS      1024
-#define CPU_AREA_SIZE    (320 * 1024) /* bytes of struct cpu's alias at the start of each region */
+#define CPU_AREA_SIZE    (576 * 1024) /* bytes of struct cpu's alias at the start of each region */
 #define CONTEXT_LINKS    32768 /* direct branches out of a page, per context */
-#define GLOBAL_LINKS     32768 /* the same between global pages of root operation, in struct cpu */
+#define GLOBAL_LINKS     32768 /* the same between global pages, in struct cpu: of root operation, of a guest */
 #define TLB_CONTEXTS     16
 
 /* Selected at translation time by CPL, and for supervisor code by EFLAGS.AC under CR4.SMAP. */

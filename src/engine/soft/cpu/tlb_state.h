@@ -41,6 +41,7 @@ struct tlb_context {
 	uint16_t fetch_count[FETCH_CLASSES];
 	bool fetch_evicted[FETCH_CLASSES]; /* fetch[] has forgotten a page since the last flush */
 	bool fetch_local[FETCH_CLASSES]; /* a non-global page was entered since the last flush */
+	uint32_t fetch_generation[FETCH_CLASSES]; /* of bt_note_fetch */
 	bool fetch_listed[FETCH_CLASSES][FETCH_SLOTS];
 	uint16_t fetch_list[FETCH_CLASSES][FETCH_SLOTS];
 	/*
@@ -89,6 +90,7 @@ enum tlb_slow { SLOW_MMIO, SLOW_ROM, SLOW_CODE, SLOW_WATCH, SLOW_APIC_ACCESS };
 struct tlb_state {
 	struct tlb_context *current;
 	struct tlb_key key[TLB_CONTEXTS];
+	struct tlb_key linked_guest; /* space and vpid: whose global mappings bt's links between them rest on */
 	uint64_t clock; /* for LRU */
 
 	struct ram_window ram[GUEST_MEMORY_SLOTS]; /* the two in front are tried first */
