@@ -196,6 +196,10 @@ static inline void emit_store(struct emitter *e, struct place to, unsigned reg)
 
 static inline void emit_lea(struct emitter *e, unsigned reg, struct place from)
 {
+	if (from.base != H_NONE && from.index == H_NONE && from.disp == 0 && !from.gs) {
+		emit_op(e, true, 0x8b, reg, in_reg(from.base)); /* which costs no execution unit */
+		return;
+	}
 	emit_op(e, true, 0x8d, reg, from);
 }
 

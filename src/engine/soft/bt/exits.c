@@ -317,6 +317,7 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 	if (t->counted && t->flags == FLAGS_HOST) {
 		/* every block expects them in struct cpu */
 		flags_emit_save(e);
+		t->r10_slot = NO_GROUP;
 		t->flags = FLAGS_BOTH;
 	}
 	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .insn = t->i,

@@ -42,8 +42,10 @@ void flags_emit_restore(struct emitter *e, unsigned free)
 void flags_before_clobber(struct translation *t, bool needed)
 {
 	if (t->flags == FLAGS_HOST) {
-		if (needed)
+		if (needed) {
 			flags_emit_save(t->e);
+			t->r10_slot = NO_GROUP;
+		}
 		t->flags = needed ? FLAGS_CPU : FLAGS_DEAD;
 	} else if (t->flags == FLAGS_BOTH) {
 		t->flags = FLAGS_CPU;
@@ -55,6 +57,8 @@ void flags_to_host(struct translation *t, unsigned free)
 	if (t->flags != FLAGS_CPU)
 		return;
 	flags_emit_restore(t->e, free);
+	if (free == H_R10)
+		t->r10_slot = NO_GROUP;
 	t->flags = FLAGS_BOTH;
 }
 
@@ -62,6 +66,7 @@ void flags_to_cpu(struct translation *t)
 {
 	if (t->flags == FLAGS_HOST) {
 		flags_emit_save(t->e);
+		t->r10_slot = NO_GROUP;
 	} else if (t->flags == FLAGS_DEAD) {
 		/* Nobody reads them; a fixed value keeps runs reproducible. */
 		emit_insn(t->e, (struct form){ .prefix = 0x66, .opcode = 0xc7 }, 0, in_cpu(CPU_FIELD(cc_of)));
@@ -77,6 +82,8 @@ unsigned use_guest_register(struct translation *t, unsigned guest, unsigned temp
 	if (host != H_NONE)
 		return host;
 	emit_load(t->e, temporary, in_cpu(CPU_GPR(guest)));
+	if (temporary == H_R10)
+		t->r10_slot = NO_GROUP;
 	return temporary;
 }
 
@@ -112,6 +119,7 @@ void emit_effective_address(struct translation *t, const struct insn *insn)
 			if (fits32(disp)) {
 				emit_lea(e, H_R11, at(H_R11, disp));
 			} else {
+				t->r10_slot = NO_GROUP;
 				emit_mov_imm(e, H_R10, disp);
 				emit_lea(e, H_R11, at_indexed(H_R11, H_R10, 0, 0));
 			}
@@ -161,6 +169,7 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 	int32_t table = use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class);
 	struct slow_stub *stub = new_stub(t);
 
+	t->r10_slot = NO_GROUP;
 	if (t->bt->host_bmi2) {
 		emit_vex(e, 3, 3, true, false, 0, 0xf0, H_R10, in_reg(H_R11)); /* rorx r10, r11, 8 */
 		emit8(e, 8);
@@ -190,6 +199,7 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 static struct place emit_careful(struct translation *t, unsigned size, unsigned use, unsigned segment)
 {
 	/* r11: the offset; C returns the host address in r10. A size without a code has no inline form. */
+	t->r10_slot = NO_GROUP;
 	emit_mov_imm(t->e, H_R10, describe_access(t, size, use, segment));
 	emit_call(t->e, t->bt->careful_access);
 	return at(H_R10, 0);
@@ -204,6 +214,7 @@ static struct place emit_constant_lookup(struct translation *t, uint64_t address
 			(int32_t)(tlb_slot(address) * sizeof(struct tlb_entry));
 	struct slow_stub *stub = new_stub(t);
 
+	t->r10_slot = NO_GROUP;
 	emit_op(e, true, 0x81, 7, in_cpu(table)); /* cmp page, imm32 */
 	emit32(e, address & PAGE_MASK);
 	stub->from = emit_branch_later(e, CC_NE);
@@ -215,14 +226,19 @@ static struct place emit_constant_lookup(struct translation *t, uint64_t address
 	return at(H_R10, (int32_t)address);
 }
 
-/* A member's operand: base and displacement as they are, the group's addend from struct cpu. Keeps the flags. */
-static struct place grouped_operand(struct translation *t, const struct insn *insn, bool addend_in_r10, unsigned slot)
+/*
+ * A member's operand: base and displacement as they are, the group's addend from struct cpu where r10 does not have it
+ * still. Keeps the flags.
+ */
+static struct place grouped_operand(struct translation *t, const struct insn *insn, unsigned slot)
 {
 	unsigned base = host_register(insn->base);
 
-	if (!addend_in_r10)
+	if (t->r10_slot != slot)
 		emit_load(t->e, H_R10, in_cpu(CPU_GROUP(slot)));
+	t->r10_slot = slot;
 	if (base == H_NONE) {
+		t->r10_slot = NO_GROUP;
 		emit_load(t->e, H_R11, in_cpu(CPU_GPR(insn->base)));
 		emit_lea(t->e, H_R10, at_indexed(H_R10, H_R11, 0, 0));
 		return at(H_R10, insn->displacement);
@@ -252,7 +268,8 @@ static struct place emit_group_lookup(struct translation *t, const struct insn *
 	emit_lookup(t, range, group->use, insn->segment, false);
 	t->stub[t->stub_count - 1].group = access;
 	emit_store(e, in_cpu(CPU_GROUP(group->slot)), H_R10);
-	return grouped_operand(t, insn, true, group->slot);
+	t->r10_slot = group->slot;
+	return grouped_operand(t, insn, group->slot);
 }
 
 struct place emit_access(struct translation *t, const struct insn *insn, unsigned size, unsigned use, unsigned live)
@@ -265,7 +282,7 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 
 		if (group->slot != NO_GROUP) {
 			if (group->leader_insn != t->i || group->leader_access != number)
-				return grouped_operand(t, insn, false, group->slot);
+				return grouped_operand(t, insn, group->slot);
 			flags_before_clobber(t, live);
 			return emit_group_lookup(t, insn, group, size, use);
 		}
@@ -292,7 +309,7 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 		return at_indexed(base, H_R10, 0, insn->displacement);
 	}
 	if (base != H_NONE)
-		emit_lea(t->e, H_R10, at_indexed(H_R10, base, 0, 0));
+		emit_lea(t->e, H_R10, at_indexed(H_R10, base, 0, 0)); /* after a look-up: r10 is no group's */
 	return at_indexed(H_R10, host_register(insn->index), insn->scale, insn->displacement);
 }
 
@@ -356,6 +373,8 @@ static unsigned borrow(struct translation *t, struct registers *r, uint16_t allo
 		if (r->used >> host & 1 || !(allowed >> host & 1))
 			continue;
 		r->used |= 1u << host;
+		if (host == H_R10)
+			t->r10_slot = NO_GROUP;
 		*b = (struct borrowed){ .host = host, .guest = H_NONE, .scratch = H_NONE };
 		if (host != H_R10 && host != H_R11) {
 			b->scratch = r->scratch_count++;

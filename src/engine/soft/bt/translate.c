@@ -177,10 +177,34 @@ static void op_too_long(struct cpu *cpu, const struct insn *insn)
 	cpu_raise_error(cpu, VECTOR_GP, 0);
 }
 
+/* Does all code for the instruction that uses r10 say so in t->r10_slot? */
+static bool tells_of_r10(const struct insn *insn)
+{
+	switch (insn->op) {
+	case BT_NATIVE:
+	case BT_NOP:
+	case BT_LEA:
+	case BT_MOV_IMM:
+	case BT_JCC:
+	case BT_PUSH:
+	case BT_POP:
+	case BT_PUSH_IMM:
+	case BT_LEAVE:
+	case BT_CALL:
+	case BT_RET:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void emit_one(struct translation *t, const struct insn *insn, const struct shape *shape)
 {
 	struct emitter *e = t->e;
 	int64_t next = t->offset[t->i + 1];
+
+	if (!tells_of_r10(insn))
+		t->r10_slot = NO_GROUP;
 
 	switch ((enum bt_op)insn->op) {
 	case BT_UNDEFINED:
@@ -510,6 +534,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		block->code = emit_exec(e);
 		t.flags = FLAGS_HOST;
 	}
+	t.r10_slot = NO_GROUP;
 	for (t.i = 0; t.i < t.count; t.i++) {
 		bool careful = t.careful;
 

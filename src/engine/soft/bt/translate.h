@@ -53,6 +53,7 @@ struct translation {
 	uint8_t group_of[BLOCK_MAX_INSNS][2]; /* of each instruction's accesses, in their order; NO_GROUP: none */
 	unsigned i; /* the present instruction */
 	unsigned access; /* its accesses emitted so far */
+	uint8_t r10_slot; /* the group slot whose addend is in r10; NO_GROUP: something else */
 	enum flags_place flags;
 	struct slow_stub stub[MAX_STUBS];
 	unsigned stub_count;
