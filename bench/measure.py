@@ -177,11 +177,13 @@ class Bench:
             if cell in DEMO_CELLS:
                 self.filled(name, cell, seconds)
 
-        outcome = self.machine(name, machine, done, {})
-        if outcome.finished(2):
-            done("demo", outcome.phase["total"])
-        else:
-            self.figures.hung[name].add("demo")
+        for _ in range(1 + self.arguments.retries):
+            outcome = self.machine(name, machine, done, {})
+            if outcome.finished(2):
+                done("demo", outcome.phase["total"])
+                return
+            print(f"{name}: {', '.join(outcome.wrong) or 'a level did not come to its end'}", file=sys.stderr, flush=True)
+        self.figures.hung[name].add("demo")
 
     def machine_workloads(self, name):
         """The workloads in L1, the exits in one L2, the workloads in another."""
