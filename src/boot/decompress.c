@@ -1,7 +1,7 @@
 /*
- * One function per format, most of them for a library's. Each gets a sink that is either exactly as large as
- * the announced output, or grows; it writes through sink_room() and reports only whether the stream was good.
- * Every library checks the stream's own checksums; nothing here trusts a length from the stream.
+ * One function per format. Each gets a sink that is either exactly as large as the announced output, or
+ * grows; it writes through sink_room() and reports only whether the stream was good. Every library checks the
+ * stream's own checksums; nothing here trusts a length from the stream.
  */
 #include "boot/decompress.h"
 
@@ -28,13 +28,12 @@
 #include <lzo/lzo1x.h>
 #endif
 
-#include "boot/xz.h"
 #include "util/error.h"
 
 enum outcome { GOOD, CORRUPT, TRUNCATED, TOO_LARGE, NO_MEMORY, MISSING };
 
 struct sink {
-	uint8_t *data; /* with XZ_SLACK bytes behind its room */
+	uint8_t *data;
 	size_t size, room, max;
 };
 
@@ -52,7 +51,7 @@ static enum outcome sink_room(struct sink *sink, size_t want)
 		room = room * 2 < sink->max ? room * 2 : sink->max;
 	if (room == sink->room)
 		return GOOD;
-	larger = realloc(sink->data, room + XZ_SLACK);
+	larger = realloc(sink->data, room);
 	if (!larger)
 		return NO_MEMORY;
 	boot_file_expect(larger, room);
@@ -133,7 +132,7 @@ static enum outcome unpack_lzma_family(struct sink *sink, const uint8_t *data, s
 	return outcome;
 }
 
-static enum outcome unpack_other_xz(struct sink *sink, const uint8_t *data, size_t size)
+static enum outcome unpack_xz(struct sink *sink, const uint8_t *data, size_t size)
 {
 	return unpack_lzma_family(sink, data, size, false);
 }
@@ -143,8 +142,8 @@ static enum outcome unpack_lzma(struct sink *sink, const uint8_t *data, size_t s
 	return unpack_lzma_family(sink, data, size, true);
 }
 #else
-#define unpack_other_xz unpack_missing
-#define unpack_lzma     unpack_missing
+#define unpack_xz   unpack_missing
+#define unpack_lzma unpack_missing
 #endif
 
 #ifdef NESTOR_HAVE_ZSTD
@@ -400,17 +399,6 @@ static enum outcome __attribute__((unused))
 unpack_missing(struct sink *sink, const uint8_t *data, size_t size)
 {
 	return MISSING;
-}
-
-/* A kernel's payload by our own decoder, which is made for it; anything else, and what is broken, by liblzma.
- */
-static enum outcome unpack_xz(struct sink *sink, const uint8_t *data, size_t size)
-{
-	if (sink->room == sink->max && xz_unpack(sink->data, sink->max, data, size)) {
-		sink->size = sink->max;
-		return GOOD;
-	}
-	return unpack_other_xz(sink, data, size);
 }
 
 static const struct format {

@@ -10,7 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "boot/crc32.h"
+#ifdef NESTOR_HAVE_LZMA
+#include <lzma.h>
+#endif
+
 #include "util/address.h"
 
 #define MAGIC        "nestor unpacked 1"
@@ -23,6 +26,18 @@ struct cache_header {
 	uint64_t payload_size, image_size;
 	uint32_t image_crc, header_crc; /* the latter of what stands before it */
 };
+
+#ifdef NESTOR_HAVE_LZMA
+#define CAN_CHECK true
+
+static uint32_t crc32(const uint8_t *data, size_t size)
+{
+	return lzma_crc32(data, size, 0);
+}
+#else
+#define CAN_CHECK false /* and nothing is kept */
+#define crc32(data, size) 0
+#endif
 
 static uint64_t image_offset(uint64_t payload_size)
 {
@@ -140,6 +155,8 @@ bool kernel_cache_find(struct boot_file *out, const char *folder, const struct b
 	int fd;
 
 	*out = (struct boot_file){.name = payload->name};
+	if (!CAN_CHECK)
+		return false;
 	path_of(path, sizeof(path), folder, payload);
 	fd = open_own(path);
 	if (fd < 0)
@@ -255,6 +272,8 @@ void kernel_cache_keep(const char *folder, const struct boot_file *payload, cons
 	char path[4096], new[4096];
 	int list, fd;
 
+	if (!CAN_CHECK)
+		return;
 	path_of(path, sizeof(path), folder, payload);
 	if ((size_t)snprintf(new, sizeof(new), "%s/" NEW "XXXXXX", folder) >= sizeof(new))
 		return;
