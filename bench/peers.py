@@ -16,8 +16,8 @@ Machine = collections.namedtuple("Machine", "kernel initrd append memory")
 def nestor(binary):
     def peer(machine, work):
         # Its peers unpack the kernel each time, too.
-        return [binary, "run", "--engine", "soft", "--kernel-cache", "off", "--memory", f"{machine.memory}M", "--kernel", machine.kernel,
-                "--initrd", machine.initrd, "--append", machine.append], None, None
+        return [binary, "run", "--engine", "soft", "--kernel-cache", "off", "--memory", f"{machine.memory}M",
+                "--kernel", machine.kernel, "--initrd", machine.initrd, "--append", machine.append], None, None
     return peer
 
 
