@@ -105,14 +105,11 @@ class Bench:
         self.arguments, self.names, self.workloads, self.exits = arguments, names, workloads, exits
         self.cache = cache
         self.figures = Figures(names)
-        self.peers = {
-            "nestor": peers.nestor(os.path.abspath(arguments.nestor)),
-            "qemu-tcg": peers.qemu_tcg("single"),
-            "qemu-mttcg": peers.qemu_tcg("multi"),
-            "bochs": peers.bochs,
-        }
-        if arguments.before:
-            self.peers["before"] = peers.nestor(os.path.abspath(arguments.before))
+        self.peers = {"qemu-tcg": peers.qemu_tcg("single"), "qemu-mttcg": peers.qemu_tcg("multi"),
+                      "bochs": peers.bochs}
+        for name, binary in (("nestor", arguments.nestor), ("before", arguments.before)):
+            if name in names:
+                self.peers[name] = peers.nestor(os.path.abspath(binary))
         self.progress = None
         self.why_not_counted = counters.unavailable()
 
@@ -153,6 +150,8 @@ class Bench:
         outcome = phases.run(command, self.arguments.limit, show, serial, ended, stall, done, watch,
                              None if self.why_not_counted else counters.Counter)
         self.figures.add_outcome(name, outcome, size)
+        if "interrupted" in outcome.wrong:
+            raise KeyboardInterrupt
         return outcome
 
     def machine(self, name, machine, done, size):

@@ -14,9 +14,13 @@ Machine = collections.namedtuple("Machine", "kernel initrd append memory")
 
 
 def nestor(binary):
+    # An older one, measured as the peer "before", may have no cache to switch off.
+    described = subprocess.run([binary, "run", "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    uncached = ["--kernel-cache", "off"] if b"--kernel-cache" in described else []
+
     def peer(machine, work):
         # Its peers unpack the kernel each time, too.
-        return [binary, "run", "--engine", "soft", "--kernel-cache", "off", "--memory", f"{machine.memory}M",
+        return [binary, "run", "--engine", "soft", *uncached, "--memory", f"{machine.memory}M",
                 "--kernel", machine.kernel, "--initrd", machine.initrd, "--append", machine.append], None, None
     return peer
 

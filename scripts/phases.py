@@ -130,7 +130,7 @@ class Reader:
             note = f"{workload} gave {result}"
         elif what == "skipped":
             outcome.skipped.add(f"{value} L{level}")
-            outcome.phase.pop(f"{value} L{level}", None)
+            self.since.pop(f"{value} L{level}", None)
             note = f"cannot run {value}"
         elif value == "begin":
             self.since[name] = now
@@ -201,6 +201,8 @@ def run(command, limit, show=None, serial=None, ended=None, stall=None, done=Non
                 break
             if ended and ended in outcome.reached:
                 break
+    except KeyboardInterrupt:
+        outcome.wrong.append("interrupted")
     finally:
         if not (ended and ended in outcome.reached) and not outcome.wrong:
             try:
