@@ -30,10 +30,8 @@ static void make_aliased(struct bt *bt, uint64_t page)
 
 	bt->aliased[page / 8] |= 1u << page % 8;
 	for (struct block *b = bt->pages[page].blocks; b; b = next) {
-		bool second = b->crosses_page && b->gpa2 >> PAGE_SHIFT == page && b->gpa >> PAGE_SHIFT != page;
-
-		next = second ? b->page2_next : b->page_next;
-		if (!second && !b->linear)
+		next = *block_next_in_page(b, page);
+		if (!block_is_second_page(b, page) && !b->linear)
 			block_drop(bt, b);
 	}
 }

@@ -37,12 +37,6 @@ struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t lin
 	return NULL;
 }
 
-/* In the list of `page` as its second page. Both may be the same one, mapped twice: then the first counts. */
-static bool is_second_page(const struct block *block, uint64_t page)
-{
-	return block->crosses_page && (block->gpa2 >> PAGE_SHIFT) == page && (block->gpa >> PAGE_SHIFT) != page;
-}
-
 static void add_to_page(struct bt *bt, struct block *block, uint64_t page, bool second)
 {
 	struct page_info *info = &bt->pages[page];
@@ -66,10 +60,10 @@ void block_insert(struct bt *bt, struct block *block)
 	block->hash_next = *slot;
 	*slot = block;
 	/* An instruction reaches at most 14 bytes into the second page: its first granule. */
-	if (block->crosses_page && !is_second_page(block, block->gpa2 >> PAGE_SHIFT))
+	if (block->crosses_page && !block_is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		block->granules |= 1;
 	add_to_page(bt, block, block->gpa >> PAGE_SHIFT, false);
-	if (is_second_page(block, block->gpa2 >> PAGE_SHIFT))
+	if (block_is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		add_to_page(bt, block, block->gpa2 >> PAGE_SHIFT, true);
 }
 
@@ -242,7 +236,7 @@ void block_link_through_cache(struct bt *bt, struct block_link *link)
 	link->table = LINK_CACHED;
 	emit_patch_here(e, link_patch(bt, link));
 	if (!link->flags_in_cpu)
-		flags_emit_save(e);
+		flags_emit_save(e, H_R10);
 	/* The target's page is the running one, or the branch has made it so. */
 	emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
 	emit_lea(e, H_R11, at(H_R11, link->target));
@@ -254,9 +248,9 @@ static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
 	struct block **next = &bt->pages[page].blocks;
 
 	while (*next && *next != block)
-		next = is_second_page(*next, page) ? &(*next)->page2_next : &(*next)->page_next;
+		next = block_next_in_page(*next, page);
 	if (*next)
-		*next = is_second_page(block, page) ? block->page2_next : block->page_next;
+		*next = *block_next_in_page(block, page);
 }
 
 static void unlink_outgoing(struct block_link *link)
@@ -303,7 +297,7 @@ void block_drop(struct bt *bt, struct block *block)
 	code_table_forget(bt, block);
 	tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->gpa & (PAGE_SIZE - 1), block->code_mem);
 	remove_from_list(bt, block, block->gpa >> PAGE_SHIFT);
-	if (is_second_page(block, block->gpa2 >> PAGE_SHIFT))
+	if (block_is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		remove_from_list(bt, block, block->gpa2 >> PAGE_SHIFT);
 }
 
@@ -348,10 +342,10 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 	bool dropped = false;
 
 	for (struct block *b = bt->pages[page].blocks; b; b = next) {
-		bool second = is_second_page(b, page);
+		bool second = block_is_second_page(b, page);
 		uint64_t mine = second ? 1 : b->granules;
 
-		next = second ? b->page2_next : b->page_next;
+		next = *block_next_in_page(b, page);
 		if (mine & hit) {
 			block_drop(bt, b);
 			dropped = true;

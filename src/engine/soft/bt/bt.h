@@ -128,6 +128,18 @@ struct block {
 	uint16_t link_count;
 };
 
+/* In the list of `page` as its second page. Both may be the same one, mapped twice: then the first counts. */
+static inline bool block_is_second_page(const struct block *block, uint64_t page)
+{
+	return block->crosses_page && (block->gpa2 >> PAGE_SHIFT) == page && (block->gpa >> PAGE_SHIFT) != page;
+}
+
+/* Where the next one in the list of `page` stands. */
+static inline struct block **block_next_in_page(struct block *block, uint64_t page)
+{
+	return block_is_second_page(block, page) ? &block->page2_next : &block->page_next;
+}
+
 struct page_info {
 	uint64_t granules;    /* 64-byte granules that hold translated bytes */
 	struct block *blocks; /* that start in the page, or run into it */

@@ -233,6 +233,11 @@ static inline void emit_jmp(struct emitter *e, const void *target)
 	emit32(e, (const uint8_t *)target - (emit_exec(e) + 4));
 }
 
+static inline void emit_jmp_reg(struct emitter *e, unsigned reg)
+{
+	emit_op(e, false, 0xff, 4, in_reg(reg));
+}
+
 static inline void emit_call(struct emitter *e, const void *target)
 {
 	emit8(e, 0xe8);

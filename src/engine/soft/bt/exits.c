@@ -97,8 +97,7 @@ void emit_target(struct translation *t, int64_t offset)
 /* A backward branch within the page leaves when there is something to poll. */
 static void emit_kick_check(struct translation *t, uint8_t **leave)
 {
-	emit_op(t->e, false, 0x83, 7, in_cpu(CPU_FIELD(kick))); /* cmp dword kick, 0 */
-	emit8(t->e, 0);
+	emit_compare_kick(t->e);
 	*leave = emit_branch_later(t->e, CC_NE);
 }
 
@@ -296,8 +295,7 @@ static void emit_loop_branch(struct translation *t, unsigned condition, struct c
 	uint8_t *not_taken = emit_branch_later(e, condition ^ 1);
 
 	flags_before_clobber(t, t->live_at_target[t->i]);
-	emit_op(e, false, 0x83, 7, in_cpu(CPU_FIELD(kick))); /* cmp dword kick, 0 */
-	emit8(e, 0);
+	emit_compare_kick(e);
 	cold->link->patch = code_offset(t, emit_branch_later(e, CC_E));
 	cold->link->flags_in_cpu = t->flags == FLAGS_CPU;
 	cold->flags = t->flags;
@@ -316,7 +314,7 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 	flags_to_host(t, H_R11);
 	if (t->counted && t->flags == FLAGS_HOST) {
 		/* every block expects them in struct cpu */
-		flags_emit_save(e);
+		flags_emit_save(e, H_R10);
 		t->r10_slot = NO_GROUP;
 		t->flags = FLAGS_BOTH;
 	}

@@ -7,8 +7,7 @@
 
 static uint8_t *emit_kicked(struct emitter *e)
 {
-	emit_op(e, false, 0x83, 7, in_cpu(CPU_FIELD(kick))); /* cmp dword kick, 0 */
-	emit8(e, 0);
+	emit_compare_kick(e);
 	return emit_branch_later(e, CC_NE);
 }
 
@@ -25,13 +24,6 @@ static void emit_and(struct emitter *e, bool wide, unsigned reg, uint32_t mask)
 {
 	emit_op(e, wide, 0x81, 4, in_reg(reg));
 	emit32(e, mask);
-}
-
-static void emit_jump_r10(struct emitter *e)
-{
-	emit8(e, 0x41);
-	emit8(e, 0xff);
-	emit8(e, 0xe2);
 }
 
 #define MISSES 3
@@ -115,7 +107,7 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 	emit_load(e, H_R10, in_cpu_indexed(H_R10, JUMP_TABLE(class) + 8));
 	emit_and(e, true, H_R11, (uint32_t)PAGE_MASK);
 	emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
-	emit_jump_r10(e);
+	emit_jmp_reg(e, H_R10);
 
 	emit_patch_here(e, missed);
 	if (table) {
@@ -129,7 +121,7 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 		emit_and(e, true, H_R11, (uint32_t)PAGE_MASK);
 		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
 		emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
-		emit_jump_r10(e);
+		emit_jmp_reg(e, H_R10);
 		for (unsigned i = 0; i < MISSES; i++)
 			emit_patch_here(e, miss[i]);
 		emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
@@ -141,17 +133,10 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 /* At a stub: puts the flags into struct cpu, and makes r10, the link's offset among the records, a pointer. */
 static void emit_stub_begins(struct emitter *e, enum flags_place flags)
 {
-	if (flags == FLAGS_HOST) {
-		emit_op(e, true, 0x8b, H_R11, in_reg(H_RAX)); /* mov r11, rax; lahf; seto al */
-		emit8(e, 0x9f);
-		emit_insn(e, (struct form){ .map = 1, .opcode = 0x90 }, 0, in_reg(H_RAX));
-		emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, H_RAX, in_cpu(CPU_FIELD(cc_of)));
-		emit_op(e, true, 0x8b, H_RAX, in_reg(H_R11));
-	} else if (flags == FLAGS_DEAD) {
-		/* Nobody reads them; a fixed value keeps runs reproducible. */
-		emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0xc7 }, 0, in_cpu(CPU_FIELD(cc_of)));
-		emit_bytes(e, 0x0200, 2);
-	}
+	if (flags == FLAGS_HOST)
+		flags_emit_save(e, H_R11);
+	else if (flags == FLAGS_DEAD)
+		flags_emit_fixed(e);
 	emit_op(e, true, 0x03, H_R10, in_cpu(CPU_FIELD(records)));
 }
 
@@ -215,7 +200,7 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_store(e, (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_R11, .scale = 3, .disp = LINK_TABLE }, H_RAX);
 	emit_mark_used(e, class);
 	emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
-	emit_jump_r10(e);
+	emit_jmp_reg(e, H_R10);
 
 	emit_patch_here(e, other);
 	for (unsigned i = 0; i < MISSES; i++)

@@ -18,13 +18,19 @@ static unsigned size_code(unsigned size)
 	return 15;
 }
 
-void flags_emit_save(struct emitter *e)
+void flags_emit_save(struct emitter *e, unsigned free)
 {
-	emit_op(e, true, 0x8b, H_R10, in_reg(H_RAX)); /* mov r10, rax */
+	emit_op(e, true, 0x8b, free, in_reg(H_RAX)); /* mov free, rax */
 	emit8(e, 0x9f);				      /* lahf */
 	emit_insn(e, (struct form){ .map = 1, .opcode = 0x90 }, 0, in_reg(H_RAX)); /* seto al */
 	emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, H_RAX, in_cpu(CPU_FIELD(cc_of)));
-	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R10));
+	emit_op(e, true, 0x8b, H_RAX, in_reg(free));
+}
+
+void flags_emit_fixed(struct emitter *e)
+{
+	emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0xc7 }, 0, in_cpu(CPU_FIELD(cc_of)));
+	emit_bytes(e, 0x0200, 2);
 }
 
 void flags_emit_restore(struct emitter *e, unsigned free)
@@ -43,7 +49,7 @@ void flags_before_clobber(struct translation *t, bool needed)
 {
 	if (t->flags == FLAGS_HOST) {
 		if (needed) {
-			flags_emit_save(t->e);
+			flags_emit_save(t->e, H_R10);
 			t->r10_slot = NO_GROUP;
 		}
 		t->flags = needed ? FLAGS_CPU : FLAGS_DEAD;
@@ -65,12 +71,10 @@ void flags_to_host(struct translation *t, unsigned free)
 void flags_to_cpu(struct translation *t)
 {
 	if (t->flags == FLAGS_HOST) {
-		flags_emit_save(t->e);
+		flags_emit_save(t->e, H_R10);
 		t->r10_slot = NO_GROUP;
 	} else if (t->flags == FLAGS_DEAD) {
-		/* Nobody reads them; a fixed value keeps runs reproducible. */
-		emit_insn(t->e, (struct form){ .prefix = 0x66, .opcode = 0xc7 }, 0, in_cpu(CPU_FIELD(cc_of)));
-		emit_bytes(t->e, 0x0200, 2);
+		flags_emit_fixed(t->e);
 	}
 	t->flags = FLAGS_CPU;
 }
@@ -158,6 +162,23 @@ static struct slow_stub *new_stub(struct translation *t)
 	return stub;
 }
 
+void emit_tlb_slot(struct translation *t, unsigned reg)
+{
+	struct emitter *e = t->e;
+
+	t->r10_slot = NO_GROUP;
+	if (t->bt->host_bmi2) {
+		emit_vex(e, 3, 3, true, false, 0, 0xf0, H_R10, in_reg(reg)); /* rorx r10, reg, 8 */
+		emit8(e, 8);
+	} else {
+		emit_op(e, true, 0x8b, H_R10, in_reg(reg));
+		emit_op(e, true, 0xc1, 5, in_reg(H_R10)); /* shr r10, 8 */
+		emit8(e, 8);
+	}
+	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots * 16 */
+	emit32(e, (TLB_SLOTS - 1) * sizeof(struct tlb_entry));
+}
+
 /*
  * The inline lookup of the address in r11. address_form: afterwards the host address is in r11 (r10 free);
  * else the addend is in r10 (r11 free).
@@ -169,17 +190,7 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 	int32_t table = use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class);
 	struct slow_stub *stub = new_stub(t);
 
-	t->r10_slot = NO_GROUP;
-	if (t->bt->host_bmi2) {
-		emit_vex(e, 3, 3, true, false, 0, 0xf0, H_R10, in_reg(H_R11)); /* rorx r10, r11, 8 */
-		emit8(e, 8);
-	} else {
-		emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
-		emit_op(e, true, 0xc1, 5, in_reg(H_R10)); /* shr r10, 8 */
-		emit8(e, 8);
-	}
-	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots * 16 */
-	emit32(e, (TLB_SLOTS - 1) * sizeof(struct tlb_entry));
+	emit_tlb_slot(t, H_R11);
 	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor r11, page */
 	emit_op(e, true, 0x81, 7, in_reg(H_R11));
 	emit32(e, PAGE_SIZE - size);

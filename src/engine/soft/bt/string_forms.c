@@ -48,16 +48,7 @@ static void emit_range_lookup(struct translation *t, struct string_form *form, u
 {
 	struct emitter *e = t->e;
 
-	if (t->bt->host_bmi2) {
-		emit_vex(e, 3, 3, true, false, 0, 0xf0, H_R10, in_reg(reg)); /* rorx r10, reg, 8 */
-		emit8(e, 8);
-	} else {
-		emit_op(e, true, 0x8b, H_R10, in_reg(reg));
-		emit_op(e, true, 0xc1, 5, in_reg(H_R10)); /* shr r10, 8 */
-		emit8(e, 8);
-	}
-	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots * 16 */
-	emit32(e, (TLB_SLOTS - 1) * sizeof(struct tlb_entry));
+	emit_tlb_slot(t, reg);
 	emit_op(e, true, 0x8b, H_R11, in_reg(reg));
 	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor r11, page */
 	if (form->repeat) {

@@ -72,9 +72,7 @@ static void emit_enter(struct bt *bt)
 	emit_to_return_stack(e);
 	emit_op(e, true, 0x8b, H_R11, in_reg(H_RSI));
 	emit_reload(e);
-	emit8(e, 0x41); /* jmp r11 */
-	emit8(e, 0xff);
-	emit8(e, 0xe3);
+	emit_jmp_reg(e, H_R11);
 }
 
 static void emit_exits(struct bt *bt)
@@ -117,9 +115,7 @@ static void emit_op_thunk(struct bt *bt)
 	emit_to_return_stack(e);
 	emit_reload(e);
 	emit_load(e, H_R11, in_cpu(CPU_FIELD(rip)));
-	emit8(e, 0x41); /* jmp r10 */
-	emit8(e, 0xff);
-	emit8(e, 0xe2);
+	emit_jmp_reg(e, H_R10);
 	emit_patch_here(e, leave);
 	/* The op may have changed the context or the mode: no entry holds. */
 	emit_load(e, H_RAX, in_cpu(CPU_FIELD(return_bottom)));

@@ -102,14 +102,23 @@ static inline struct emitter *emit_main_line(struct translation *t)
 #define LINK_TABLE	   ((int32_t)offsetof(struct tlb_region, tables.link))
 #define JUMP_TABLE(class)  ((int32_t)(offsetof(struct tlb_region, tables.jump) + (class) * sizeof(struct jump_entry) * JUMP_CACHE_SLOTS))
 
+/* cmp dword kick, 0: not equal where the vCPU must leave translated code. */
+static inline void emit_compare_kick(struct emitter *e)
+{
+	emit_op(e, false, 0x83, 7, in_cpu(CPU_FIELD(kick)));
+	emit8(e, 0);
+}
+
 static inline bool fits32(int64_t value)
 {
 	return value == (int32_t)value;
 }
 
 /* ---- flags ---- */
-/* Emits the copy host flags -> struct cpu; uses r10. */
-void flags_emit_save(struct emitter *e);
+/* Emits the copy host flags -> struct cpu; clobbers `free` (H_R10 or H_R11). */
+void flags_emit_save(struct emitter *e, unsigned free);
+/* Emits the same where nobody reads them: a fixed value keeps runs reproducible. */
+void flags_emit_fixed(struct emitter *e);
 /* Emits the copy back; keeps every register but `free` (H_R10 or H_R11; H_NONE: none is free). */
 void flags_emit_restore(struct emitter *e, unsigned free);
 /* Before something that clobbers the host's flags: saves them where `needed` says that someone reads them. */
@@ -134,6 +143,8 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 /* The same for the address already in r11 (a whole guest-linear address); result is [r11], r10 free. The host's
  * flags are clobbered: call flags_before_clobber first. */
 struct place emit_access_r11(struct translation *t, unsigned size, unsigned use, unsigned segment);
+/* Emits the offset of the TLB entry, in its array, of the address in reg into r10. Clobbers the host's flags. */
+void emit_tlb_slot(struct translation *t, unsigned reg);
 /* After the operation of a careful write: writes the bounce buffer back. */
 void emit_commit(struct translation *t, unsigned use);
 void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape);
