@@ -10,6 +10,20 @@ static inline unsigned other_scratch(struct place place)
 	return place.base == H_R11 || place.index == H_R11 ? H_R10 : H_R11;
 }
 
+/* ---- native.c: an instruction that is done inline where checks allow it, else in C, apart from the main line ---- */
+
+#define SLOW_WAYS_MAX 8
+
+struct slow_ways {
+	uint8_t *from[SLOW_WAYS_MAX]; /* rel32 of the branches where a check fails */
+	unsigned count;
+};
+
+void emit_slow_if(struct translation *t, struct slow_ways *ways, unsigned condition);
+/* The flags are in struct cpu. Behind the C function it goes on at `resume` (executable); NULL: it ends the block. */
+void emit_slow_ways(struct translation *t, const struct insn *insn, const struct slow_ways *ways, op_function *op,
+		    const uint8_t *resume);
+
 /* ---- exits.c. next: page offset behind the instruction; live: SHAPE_* that the successor needs ---- */
 
 /* rip at `offset` from the block's page, into r11. */

@@ -4,6 +4,8 @@
  */
 #include "engine/soft/bt/inline_ops.h"
 
+#include "engine/soft/bt/forms.h"
+
 /* and/or dword [field], imm32 */
 static void emit_flag_word(struct translation *t, bool set, uint32_t bits)
 {
@@ -167,7 +169,7 @@ void emit_write_base(struct translation *t, const struct insn *insn)
 	struct emitter *e = t->e;
 	struct place to = in_cpu(CPU_SEG_BASE(base_segment(insn)));
 	unsigned from = use_guest_register(t, insn->rm, H_R11);
-	uint8_t *slow, *resume;
+	struct slow_ways slow = { .count = 0 };
 
 	if (insn->operand_size != 8) {
 		emit_op(e, false, 0x8b, H_R11, in_reg(from));
@@ -181,12 +183,7 @@ void emit_write_base(struct translation *t, const struct insn *insn)
 	emit_op(e, true, 0xc1, 7, in_reg(H_R10)); /* sar */
 	emit8(e, 16);
 	emit_op(e, true, 0x3b, H_R10, in_reg(from));
-	slow = emit_branch_later(e, CC_NE);
+	emit_slow_if(t, &slow, CC_NE);
 	emit_store(e, to, H_R10);
-	resume = emit_exec(e);
-	e = emit_aside(t);
-	emit_patch_here(e, slow);
-	emit_op_call(t, insn, insn->reg & 1 ? op_wrgsbase : op_wrfsbase, false);
-	emit_jmp(e, resume);
-	emit_main_line(t);
+	emit_slow_ways(t, insn, &slow, insn->reg & 1 ? op_wrgsbase : op_wrfsbase, emit_exec(e));
 }

@@ -6,7 +6,7 @@
  * the operation runs, then results and borrowed registers go back. A native fault of the operation itself
  * finds the borrowed registers through its native_site.
  */
-#include "engine/soft/bt/translate.h"
+#include "engine/soft/bt/forms.h"
 
 const uint8_t access_sizes[16] = { 1, 2, 4, 8, 16, 32, 6, 10, 12, 14, 28, 64, 3, 5, 0, 0 };
 
@@ -355,6 +355,24 @@ void emit_op_call(struct translation *t, const struct insn *insn, op_function *f
 	flags_to_cpu(t);
 	emit_mov_imm(t->e, H_R10, (uintptr_t)call);
 	emit_call(t->e, t->bt->call_op);
+}
+
+void emit_slow_if(struct translation *t, struct slow_ways *ways, unsigned condition)
+{
+	ways->from[ways->count++] = emit_branch_later(t->e, condition);
+}
+
+void emit_slow_ways(struct translation *t, const struct insn *insn, const struct slow_ways *ways, op_function *op,
+		    const uint8_t *resume)
+{
+	struct emitter *e = emit_aside(t);
+
+	for (unsigned i = 0; i < ways->count; i++)
+		emit_patch_here(e, ways->from[i]);
+	emit_op_call(t, insn, op, !resume);
+	if (resume)
+		emit_jmp(e, resume);
+	emit_main_line(t);
 }
 
 /* ---- borrowing host registers for guest registers that live in memory ---- */

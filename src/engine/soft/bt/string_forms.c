@@ -23,19 +23,11 @@
  */
 #include "engine/soft/bt/forms.h"
 
-#define CHECKS_MAX 8
-
 struct string_form {
 	bool repeat;
 	unsigned shift;		    /* log2 of the element's size */
-	uint8_t *slow[CHECKS_MAX];  /* branches to what calls string.c */
-	unsigned slow_count;
+	struct slow_ways slow;	    /* to string.c */
 };
-
-static void emit_slow_if(struct translation *t, struct string_form *form, unsigned condition)
-{
-	form->slow[form->slow_count++] = emit_branch_later(t->e, condition);
-}
 
 static void emit_cmp_imm(struct translation *t, unsigned reg, uint32_t value)
 {
@@ -53,13 +45,13 @@ static void emit_range_lookup(struct translation *t, struct string_form *form, u
 	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor r11, page */
 	if (form->repeat) {
 		emit_cmp_imm(t, H_R11, PAGE_SIZE - 1);
-		emit_slow_if(t, form, CC_A);
+		emit_slow_if(t, &form->slow, CC_A);
 		emit_lea(e, H_R11, at_indexed(H_R11, H_RCX, form->shift, 0));
 		emit_cmp_imm(t, H_R11, PAGE_SIZE);
 	} else {
 		emit_cmp_imm(t, H_R11, PAGE_SIZE - (1u << form->shift));
 	}
-	emit_slow_if(t, form, CC_A);
+	emit_slow_if(t, &form->slow, CC_A);
 	emit_load(e, H_R10, in_cpu_indexed(H_R10, table + 8));
 }
 
@@ -88,7 +80,6 @@ void emit_string(struct translation *t, const struct insn *insn)
 	struct string_form form = { .repeat = insn->prefixes & (PREFIX_REP | PREFIX_REPNE),
 				    .shift = __builtin_ctz(size) };
 	struct emitter *e = t->e;
-	uint8_t *done;
 
 	if (t->careful) {
 		emit_op_call(t, insn, moves ? op_movs : op_stos, false);
@@ -97,11 +88,11 @@ void emit_string(struct translation *t, const struct insn *insn)
 	flags_to_cpu(t);
 	if (form.repeat) {
 		emit_cmp_imm(t, H_RCX, PAGE_SIZE >> form.shift);
-		emit_slow_if(t, &form, CC_A);
+		emit_slow_if(t, &form.slow, CC_A);
 	}
 	emit_op(e, false, 0xf7, 0, in_cpu(CPU_FIELD(rflags_system))); /* test */
 	emit32(e, FLAG_DF);
-	emit_slow_if(t, &form, CC_NE);
+	emit_slow_if(t, &form.slow, CC_NE);
 	if (moves) {
 		emit_range_lookup(t, &form, H_RSI, TLB_READ(class));
 		emit_store(e, in_cpu(CPU_SCRATCH(0)), H_R10);
@@ -116,11 +107,5 @@ void emit_string(struct translation *t, const struct insn *insn)
 	emit_move_pointer(t, true, H_RDI, H_R10);
 	if (moves)
 		emit_move_pointer(t, true, H_RSI, H_R11);
-	done = emit_exec(e);
-	e = emit_aside(t);
-	for (unsigned i = 0; i < form.slow_count; i++)
-		emit_patch_here(e, form.slow[i]);
-	emit_op_call(t, insn, moves ? op_movs : op_stos, false);
-	emit_jmp(e, done);
-	emit_main_line(t);
+	emit_slow_ways(t, insn, &form.slow, moves ? op_movs : op_stos, emit_exec(e));
 }

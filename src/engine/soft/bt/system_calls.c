@@ -9,20 +9,8 @@
 
 _Static_assert(MODE_SMAP == CR4_SMAP, "copied from one to the other");
 
-#define CHECKS_MAX 8
-
-struct checks {
-	uint8_t *slow[CHECKS_MAX];
-	unsigned count;
-};
-
-static void emit_slow_if(struct translation *t, struct checks *checks, unsigned condition)
-{
-	checks->slow[checks->count++] = emit_branch_later(t->e, condition);
-}
-
 /* Slow where any of the bits (none: where all of them are clear) is set in the dword. */
-static void emit_test(struct translation *t, struct checks *checks, struct place dword, uint32_t bits, bool none)
+static void emit_test(struct translation *t, struct slow_ways *checks, struct place dword, uint32_t bits, bool none)
 {
 	emit_op(t->e, false, 0xf7, 0, dword);
 	emit32(t->e, bits);
@@ -65,14 +53,14 @@ static void emit_flat_segment(struct translation *t, unsigned seg, uint32_t righ
 	emit_store(t->e, in_segment(seg, offsetof(struct segment, limit)), H_R11);
 }
 
-static void emit_new_mode(struct translation *t, struct checks *checks, enum tlb_class class)
+static void emit_new_mode(struct translation *t, struct slow_ways *checks, enum tlb_class class)
 {
 	emit_op(t->e, false, 0x3b, H_R10, in_cpu(JUMP_MODE(class)));
 	emit_slow_if(t, checks, CC_NE);
 }
 
 /* Leaves r10d = the new mode key. */
-static void emit_syscall_checks(struct translation *t, struct checks *checks)
+static void emit_syscall_checks(struct translation *t, struct slow_ways *checks)
 {
 	struct emitter *e = t->e;
 	uint32_t dropped = 3u << MODE_CLASS_SHIFT | MODE_ALIGN;
@@ -113,17 +101,6 @@ static void emit_syscall_flags(struct translation *t)
 	emit_op(e, false, 0x20, H_R10, of);
 }
 
-/* Where a check fails: the instruction in C, apart from the main line. */
-static void emit_in_c(struct translation *t, const struct insn *insn, const struct checks *checks, op_function *op)
-{
-	struct emitter *e = emit_aside(t);
-
-	for (unsigned i = 0; i < checks->count; i++)
-		emit_patch_here(e, checks->slow[i]);
-	emit_op_call(t, insn, op, true);
-	emit_main_line(t);
-}
-
 /*
  * The program's return entries stay: they are good again when SYSRET comes back here before anything has made the
  * dispatcher forget them. Until then two of the kind at the bottom keep the kernel's returns from meeting them.
@@ -143,7 +120,7 @@ static void emit_enter_kernel_returns(struct translation *t)
 void emit_syscall(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;
-	struct checks checks = { .count = 0 };
+	struct slow_ways checks = { .count = 0 };
 
 	flags_to_cpu(t);
 	emit_syscall_checks(t, &checks);
@@ -159,10 +136,10 @@ void emit_syscall(struct translation *t, const struct insn *insn)
 	emit_enter_kernel_returns(t);
 	emit_load(e, H_R11, in_cpu(CPU_FIELD(msr.lstar))); /* canonical: WRMSR sees to it */
 	emit_jmp(e, t->bt->jump_cached[TLB_SUPER]);
-	emit_in_c(t, insn, &checks, op_syscall);
+	emit_slow_ways(t, insn, &checks, op_syscall, NULL);
 }
 
-static void emit_sysret_checks(struct translation *t, struct checks *checks)
+static void emit_sysret_checks(struct translation *t, struct slow_ways *checks)
 {
 	struct emitter *e = t->e;
 	uint32_t dropped = 3u << MODE_CLASS_SHIFT | MODE_CPL0 | MODE_SMAP | MODE_IOPL_OK; /* CR4.TSD is clear: MODE_TSC_DIRECT stays */
@@ -210,7 +187,7 @@ static void emit_sysret_flags(struct translation *t)
 void emit_sysret(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;
-	struct checks checks = { .count = 0 };
+	struct slow_ways checks = { .count = 0 };
 
 	flags_to_cpu(t);
 	emit_sysret_checks(t, &checks);
@@ -227,5 +204,5 @@ void emit_sysret(struct translation *t, const struct insn *insn)
 	emit_load(e, H_RSP, in_cpu(CPU_FIELD(user_return_sp)));
 	emit_op(e, true, 0x8b, H_R11, in_reg(H_RCX));
 	emit_jmp(e, t->bt->jump_cached[TLB_USER]);
-	emit_in_c(t, insn, &checks, op_sysret);
+	emit_slow_ways(t, insn, &checks, op_sysret, NULL);
 }
