@@ -141,6 +141,18 @@ struct engine_ops {
 	/* The 8259 pair's INTR line, wired to LINT0 of vCPU 0. [any] */
 	void (*set_extint)(struct engine_vm *vm, bool asserted);
 
+	/*
+	 * A device has stored into guest memory: what was translated of [gpa, gpa + size) is dropped before any vCPU
+	 * handles its next event or comes back from its next access to a device. NULL where the engine needs no word.
+	 * [any, with the machine lock held or not]
+	 */
+	void (*memory_written)(struct engine_vm *vm, gpa_t gpa, uint64_t size);
+
+	/*
+	 * The host's guest_memory has other slots now; no vCPU runs. Returns 0, or a negative errno with error_text().
+	 */
+	int (*memory_changed)(struct engine_vm *vm);
+
 	/* NMI to vCPU `index`. [any] */
 	void (*inject_nmi)(struct engine_vm *vm, unsigned index);
 

@@ -134,6 +134,23 @@ void *machine_memory(struct machine *machine, gpa_t gpa, uint64_t size);
  * or NULL with error_text(). */
 void *machine_add_rom(struct machine *machine, gpa_t gpa, uint64_t size);
 
+/*
+ * Memory that a device provides beside RAM (flash, option ROM, frame buffer): guests access [gpa, gpa + size), all
+ * page aligned, at host directly; what they write to a read-only range goes to the MMIO bus instead. host is the
+ * device's, valid until the machine is destroyed. Under lock. A change holds before the vCPU whose access caused it
+ * executes another instruction. Return 0, or -EEXIST or -ENOSPC with error_text(); unmapping what is not mapped does
+ * nothing.
+ */
+int machine_map_memory(struct machine *machine, gpa_t gpa, uint64_t size, void *host, bool read_only);
+void machine_unmap_memory(struct machine *machine, gpa_t gpa);
+
+/*
+ * All vCPUs stand still after machine_pause returned (0; -EBUSY where the machine ends), until as many calls of machine_resume. Not
+ * from a vCPU's thread, not under lock; from the event loop's thread it is fine. The guest's clock goes on.
+ */
+int machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+
 /* Runs the guest until it stops; returns Nestor's exit status. Prints one line where the guest failed. */
 int machine_run(struct machine *machine);
 

@@ -1,0 +1,65 @@
+#include "machine/dma.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "machine/machine.h"
+
+/* The RAM or ROM in one piece at gpa, or NULL; *room: how much of size it has. */
+static uint8_t *piece(struct machine *machine, uint64_t gpa, size_t size, bool writable, size_t *room)
+{
+	const struct guest_memory_slot *slot = guest_memory_slot_of(&machine->memory, GPA(gpa));
+	uint64_t left;
+
+	if (!slot || (writable && slot->read_only))
+		return NULL;
+	left = slot->size - (gpa - slot->gpa);
+	*room = left < size ? (size_t)left : size;
+	return slot->host + (gpa - slot->gpa);
+}
+
+/* A range may lie in several slots that adjoin. */
+static bool is_memory(struct machine *machine, uint64_t gpa, size_t size, bool writable)
+{
+	for (size_t room; size; gpa += room, size -= room)
+		if (!piece(machine, gpa, size, writable, &room))
+			return false;
+	return true;
+}
+
+int dma_read(struct machine *machine, uint64_t gpa, void *to, size_t size)
+{
+	if (!is_memory(machine, gpa, size, false))
+		return -EFAULT;
+	for (size_t room; size; gpa += room, size -= room) {
+		memcpy(to, piece(machine, gpa, size, false, &room), room);
+		to = (uint8_t *)to + room;
+	}
+	return 0;
+}
+
+int dma_write(struct machine *machine, uint64_t gpa, const void *from, size_t size)
+{
+	if (!is_memory(machine, gpa, size, true))
+		return -EFAULT;
+	for (size_t room; size; gpa += room, size -= room) {
+		memcpy(piece(machine, gpa, size, true, &room), from, room);
+		dma_written(machine, gpa, room);
+		from = (const uint8_t *)from + room;
+	}
+	return 0;
+}
+
+void *dma_host(struct machine *machine, uint64_t gpa, size_t size)
+{
+	size_t room;
+	uint8_t *host = piece(machine, gpa, size, true, &room);
+
+	return host && room == size ? host : NULL;
+}
+
+void dma_written(struct machine *machine, uint64_t gpa, size_t size)
+{
+	if (size && machine->vm && machine->engine->memory_written)
+		machine->engine->memory_written(machine->vm, GPA(gpa), size);
+}
