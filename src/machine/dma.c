@@ -18,36 +18,50 @@ static uint8_t *piece(struct machine *machine, uint64_t gpa, size_t size, bool w
 	return slot->host + (gpa - slot->gpa);
 }
 
-/* A range may lie in several slots that adjoin. */
+/* Visits [gpa, gpa + size), which may lie in several slots that adjoin; to, from: what to copy, or both NULL. */
+static int visit(struct machine *machine, uint64_t gpa, void *to, const void *from, size_t size)
+{
+	while (size) {
+		size_t room;
+		uint8_t *host = piece(machine, gpa, size, from != NULL, &room);
+
+		if (!host)
+			return -EFAULT;
+		if (to) {
+			memcpy(to, host, room);
+			to = (uint8_t *)to + room;
+		}
+		if (from) {
+			memcpy(host, from, room);
+			dma_written(machine, gpa, room);
+			from = (const uint8_t *)from + room;
+		}
+		gpa += room;
+		size -= room;
+	}
+	return 0;
+}
+
 static bool is_memory(struct machine *machine, uint64_t gpa, size_t size, bool writable)
 {
-	for (size_t room; size; gpa += room, size -= room)
-		if (!piece(machine, gpa, size, writable, &room))
+	size_t room;
+
+	for (uint8_t *host; size; gpa += room, size -= room) {
+		host = piece(machine, gpa, size, writable, &room);
+		if (!host)
 			return false;
+	}
 	return true;
 }
 
 int dma_read(struct machine *machine, uint64_t gpa, void *to, size_t size)
 {
-	if (!is_memory(machine, gpa, size, false))
-		return -EFAULT;
-	for (size_t room; size; gpa += room, size -= room) {
-		memcpy(to, piece(machine, gpa, size, false, &room), room);
-		to = (uint8_t *)to + room;
-	}
-	return 0;
+	return is_memory(machine, gpa, size, false) ? visit(machine, gpa, to, NULL, size) : -EFAULT;
 }
 
 int dma_write(struct machine *machine, uint64_t gpa, const void *from, size_t size)
 {
-	if (!is_memory(machine, gpa, size, true))
-		return -EFAULT;
-	for (size_t room; size; gpa += room, size -= room) {
-		memcpy(piece(machine, gpa, size, true, &room), from, room);
-		dma_written(machine, gpa, room);
-		from = (const uint8_t *)from + room;
-	}
-	return 0;
+	return is_memory(machine, gpa, size, true) ? visit(machine, gpa, NULL, from, size) : -EFAULT;
 }
 
 void *dma_host(struct machine *machine, uint64_t gpa, size_t size)
