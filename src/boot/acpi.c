@@ -248,7 +248,6 @@ static int write_dsdt(struct writer *writer, const struct boot_request *request,
 #define BOOT_NO_CMOS_RTC        (1u << 5)
 #define FEATURE_WBINVD          (1u << 0)
 #define FEATURE_PROC_C1         (1u << 2)
-#define FEATURE_NO_POWER_BUTTON (1u << 4)
 #define FEATURE_NO_SLEEP_BUTTON (1u << 5)
 #define FEATURE_NO_RTC_WAKE     (1u << 6)
 #define FEATURE_TIMER_32        (1u << 8)
@@ -258,7 +257,7 @@ static void write_fadt(struct writer *writer, const struct boot_platform *platfo
                        uint32_t facs)
 {
 	uint8_t table[FADT_SIZE] = {0};
-	uint32_t features = FEATURE_WBINVD | FEATURE_PROC_C1 | FEATURE_NO_POWER_BUTTON |
+	uint32_t features = FEATURE_WBINVD | FEATURE_PROC_C1 |
 	                    FEATURE_NO_SLEEP_BUTTON | FEATURE_NO_RTC_WAKE | FEATURE_TIMER_32;
 	uint16_t event = platform->pm_base, control = (uint16_t)(platform->pm_base + 4),
 	         timer = (uint16_t)(platform->pm_base + 8);

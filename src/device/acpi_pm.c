@@ -1,11 +1,13 @@
 /*
  * ACPI fixed hardware: PM1a event and control blocks, the power management timer and an empty GPE block. ACPI
  * mode is always on. Rules: ACPI Specification, "PM1 Event Grouping", "PM1 Control Registers", "Power
- * Management Timer". Waking, sleep states other than S5 and buttons do not exist.
+ * Management Timer". The power button is a fixed-feature one. Waking
+ * and sleep states other than S5 do not exist.
  */
 #include <errno.h>
 #include <stdlib.h>
 
+#include "device/acpi_pm.h"
 #include "device/devices.h"
 #include "machine/machine.h"
 #include "util/error.h"
@@ -14,6 +16,7 @@
 #define NS          1000000000u
 
 #define STATUS_TIMER    0x0001
+#define STATUS_POWER_BUTTON 0x0100
 #define STATUS_BITS     0xcf31 /* those that exist: TMR, BM, GBL, PWRBTN, SLPBTN, RTC, PCIEXP_WAKE, WAK */
 #define ENABLE_BITS     0x4721
 #define CONTROL_SCI_EN  0x0001
@@ -134,6 +137,13 @@ static void pm_reset(void *state)
 	update(pm);
 }
 
+/* ACPI, "Fixed Power Buttons": pressing sets PWRBTN_STS, and PWRBTN_EN makes it an SCI. */
+void acpi_pm_power_button(struct acpi_pm *pm)
+{
+	pm->status |= STATUS_POWER_BUTTON;
+	update(pm);
+}
+
 static const struct bus_ops pm_ops = {4, pm_read, pm_write};
 static const struct bus_ops gpe_ops = {4, gpe_read, NULL};
 
@@ -150,6 +160,7 @@ int acpi_pm_create(struct machine *machine)
 		free(pm);
 		return error;
 	}
+	machine->acpi_pm = pm;
 	irq_pin_connect(&pm->sci, &machine->irq[PLATFORM_IRQ_SCI]);
 	error = timer_init(&pm->overflow, &machine->timers, overflow_expired, pm);
 	if (!error)

@@ -196,7 +196,7 @@ static size_t filter_escapes(struct host_port *port, uint8_t *data, size_t size)
 		case 'X':
 		case 'x' & 0x1f:
 			say(port, "\r\nnestor: left with Ctrl-A x\r\n");
-			machine_stop(port->machine, 0);
+			machine_stop_because(port->machine, 0, STOP_HOST_UI);
 			break;
 		case 'h':
 		case '?':

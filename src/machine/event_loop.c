@@ -117,7 +117,7 @@ static void take_signals(struct event_loop *loop)
 	struct signalfd_siginfo info;
 
 	while (read(loop->signal_fd, &info, sizeof(info)) == sizeof(info)) {
-		machine_stop(loop->machine, 128 + (int)info.ssi_signo);
+		machine_stop_because(loop->machine, 128 + (int)info.ssi_signo, STOP_HOST_SIGNAL);
 		pthread_sigmask(SIG_UNBLOCK, &loop->signals, NULL);
 	}
 }

@@ -390,6 +390,7 @@ int machine_create(struct machine **result, const struct machine_config *config,
 	pthread_mutex_init(&machine->lock, NULL);
 	pthread_mutex_init(&machine->delivery_lock, NULL);
 	pthread_mutex_init(&machine->run_lock, NULL);
+	pthread_mutex_init(&machine->listener_lock, NULL);
 	pthread_cond_init(&machine->run_changed, NULL);
 	clock_init(&machine->clock, config->clock);
 	timer_queue_init(&machine->timers);
@@ -424,6 +425,7 @@ void machine_destroy(struct machine *machine)
 	pthread_mutex_destroy(&machine->lock);
 	pthread_mutex_destroy(&machine->delivery_lock);
 	pthread_mutex_destroy(&machine->run_lock);
+	pthread_mutex_destroy(&machine->listener_lock);
 	pthread_cond_destroy(&machine->run_changed);
 	free(machine);
 }

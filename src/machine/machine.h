@@ -23,9 +23,11 @@
 #include "machine/clock.h"
 #include "machine/irq.h"
 #include "machine/machine_config.h"
+#include "machine/notify.h"
 #include "machine/timer.h"
 #include "util/guest_memory.h"
 
+struct acpi_pm;
 struct cf9;
 struct event_loop;
 struct vcpu_state; /* engine/vcpu_state.h */
@@ -83,6 +85,7 @@ struct machine {
 	struct irq_line irq[PLATFORM_IRQ_COUNT]; /* by ISA number, above 15 by IOAPIC pin */
 	struct device device[MACHINE_DEVICES];
 	unsigned device_count;
+	struct acpi_pm *acpi_pm;
 	struct cf9 *cf9;
 	struct fw_cfg *fw_cfg; /* devices that others must find; owned by their device entry */
 	struct ioapic *ioapic;
@@ -94,6 +97,8 @@ struct machine {
 	unsigned outbox_count;
 	bool extint, extint_sent; /* the 8259 pair's INTR: wanted, and as the engine knows it */
 	bool stop_kick;           /* kick every vCPU at the next unlock */
+	struct machine_description description[MACHINE_DESCRIPTIONS];
+	unsigned description_count;
 
 	/* ---- other ---- */
 	pthread_mutex_t delivery_lock;
@@ -102,7 +107,10 @@ struct machine {
 	unsigned running; /* vCPU threads that live */
 	bool restart;     /* the stop is a reset that starts over */
 	int exit_status;
+	const char *stop_reason; /* STOP_* */
 	atomic_bool stop_requested; /* written under run_lock, read anywhere */
+	pthread_mutex_t listener_lock;
+	struct machine_listener listener[MACHINE_LISTENERS]; /* under listener_lock */
 	void *memory_map;           /* the whole of RAM, one mapping */
 	uint64_t memory_map_size;
 };
@@ -156,6 +164,10 @@ int machine_run(struct machine *machine);
 
 /* Ends machine_run with `status`; the first caller's counts. [any, lock held or not] */
 void machine_stop(struct machine *machine, int status);
+/* The same with a reason for listeners: STOP_*, a string that lives on. */
+void machine_stop_because(struct machine *machine, int status, const char *reason);
+/* Starts the machine over, whatever a guest's own reset does. Does nothing where it ends already. [any] */
+void machine_restart(struct machine *machine, const char *reason);
 
 /* A guest reset (`cause` for the trace): stops or restarts as configured. Under lock. */
 void machine_reset_request(struct machine *machine, const char *cause);

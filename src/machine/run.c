@@ -18,16 +18,18 @@
 
 #define STOP_PATIENCE_S 5
 
-static void request_stop(struct machine *machine, int status, bool restart)
+static void request_stop(struct machine *machine, int status, bool restart, const char *reason)
 {
 	pthread_mutex_lock(&machine->run_lock);
 	if (!atomic_load(&machine->stop_requested)) {
 		machine->exit_status = status;
 		machine->restart = restart;
+		machine->stop_reason = reason;
 		atomic_store(&machine->stop_requested, true);
 	} else if (!restart && machine->restart) {
 		machine->exit_status = status; /* an end beats a restart that is under way */
 		machine->restart = false;
+		machine->stop_reason = reason;
 	}
 	pthread_cond_broadcast(&machine->run_changed); /* machine_run kicks the vCPUs */
 	pthread_mutex_unlock(&machine->run_lock);
@@ -35,34 +37,44 @@ static void request_stop(struct machine *machine, int status, bool restart)
 
 void machine_stop(struct machine *machine, int status)
 {
-	request_stop(machine, status, false);
+	request_stop(machine, status, false, STOP_HOST_ERROR);
+}
+
+void machine_stop_because(struct machine *machine, int status, const char *reason)
+{
+	request_stop(machine, status, false, reason);
+}
+
+void machine_restart(struct machine *machine, const char *reason)
+{
+	request_stop(machine, 0, true, reason);
 }
 
 /*
  * From a device: stop_kick makes the unlock after the present access kick the vCPU before it returns to its
  * guest, so that it runs not one instruction more than it must.
  */
-static void device_stop(struct machine *machine, int status, bool restart)
+static void device_stop(struct machine *machine, int status, bool restart, const char *reason)
 {
 	machine->stop_kick = true;
-	request_stop(machine, status, restart);
+	request_stop(machine, status, restart, reason);
 }
 
 void machine_device_exit(struct machine *machine, int status)
 {
-	device_stop(machine, status, false);
+	device_stop(machine, status, false, STOP_GUEST_EXIT);
 }
 
 void machine_reset_request(struct machine *machine, const char *cause)
 {
 	if (machine->config.trace)
 		fprintf(stderr, "guest reset through %s\n", cause);
-	device_stop(machine, 0, machine->config.on_reset == MACHINE_ON_RESET_RESTART);
+	device_stop(machine, 0, machine->config.on_reset == MACHINE_ON_RESET_RESTART, STOP_GUEST_RESET);
 }
 
 void machine_power_off(struct machine *machine)
 {
-	device_stop(machine, 0, false);
+	device_stop(machine, 0, false, STOP_GUEST_SHUTDOWN);
 }
 
 void machine_set_loader(struct machine *machine, machine_loader loader, void *context)
@@ -117,12 +129,12 @@ static void *vcpu_thread(void *argument)
 			break;
 		case ENGINE_EXIT_SHUTDOWN:
 			if (machine->config.on_reset == MACHINE_ON_RESET_RESTART) {
-				request_stop(machine, 0, true);
+				request_stop(machine, 0, true, STOP_GUEST_RESET);
 				break;
 			}
 			if (!machine->quiet)
 				report_triple_fault(vcpu);
-			machine_stop(machine, 1);
+			machine_stop_because(machine, 1, STOP_GUEST_PANIC);
 			break;
 		case ENGINE_EXIT_ERROR:
 			if (!machine->quiet)
@@ -240,6 +252,7 @@ int machine_run(struct machine *machine)
 		fprintf(stderr, "nestor: %s%s", error_text(), terminal_newline());
 		return 1;
 	}
+	machine_notify(machine, MACHINE_EVENT_STARTED, NULL);
 	for (;;) {
 		if (start_vcpus(machine))
 			fprintf(stderr, "nestor: %s%s", error_text(), terminal_newline());
@@ -253,6 +266,7 @@ int machine_run(struct machine *machine)
 			status = 2;
 			break;
 		}
+		machine_notify(machine, MACHINE_EVENT_RESET, machine->stop_reason);
 		pthread_mutex_lock(&machine->run_lock);
 		/* A request to end that came meanwhile has taken the restart back. */
 		bool ended = !machine->restart;
@@ -265,6 +279,7 @@ int machine_run(struct machine *machine)
 		if (ended)
 			break;
 	}
+	machine_notify(machine, MACHINE_EVENT_SHUTDOWN, machine->stop_reason);
 	event_loop_stop(machine->loop);
 	return status;
 }
