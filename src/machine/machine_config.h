@@ -24,6 +24,20 @@ enum machine_on_reset {
 
 #define MACHINE_SERIAL_PORTS 2
 #define MACHINE_BOOT_MODULES 16
+#define MACHINE_DISKS        16
+
+enum disk_interface { DISK_VIRTIO, DISK_AHCI };
+
+/* --disk and --cdrom: one drive. */
+struct disk_config {
+	const char *file;   /* a path or an NBD URI */
+	const char *format; /* "raw", "qcow2" …; NULL: by the file's first bytes */
+	bool read_only, snapshot;
+	bool cdrom; /* an ATAPI drive; read_only, DISK_AHCI */
+	enum disk_interface interface;
+	const char *serial; /* at most 20 printable characters, or NULL */
+	int boot_index;     /* the firmware's order, lowest first; -1: none */
+};
 
 /* All strings are borrowed and must live as long as the machine. */
 struct machine_config {
@@ -50,6 +64,9 @@ struct machine_config {
 	const char *firmware;                     /* a ROM image instead of direct boot, or NULL */
 	const char *module[MACHINE_BOOT_MODULES]; /* Multiboot: "PATH arguments" */
 	unsigned module_count;
+
+	struct disk_config disk[MACHINE_DISKS]; /* in the command line's order, as guests number them */
+	unsigned disk_count;
 };
 
 #endif
