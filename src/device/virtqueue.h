@@ -52,6 +52,7 @@ struct virtqueue {
 	bool signalled_valid;
 	bool quiet; /* the device wants no notifications */
 	unsigned in_flight;
+	unsigned filled; /* and not flushed yet */
 	uint32_t generation; /* counts resets: chains of an earlier one go nowhere */
 };
 
@@ -76,10 +77,10 @@ void virtqueue_push(struct virtio_chain *chain, size_t written);
 
 /*
  * The same in two steps, for answers that consist of several chains which the driver must see at once:
- * virtqueue_fill for chain number 0, 1, … of the answer, then virtqueue_flush with how many there were.
+ * virtqueue_fill for each of them in order, then virtqueue_flush shows them all.
  */
-void virtqueue_fill(struct virtio_chain *chain, size_t written, unsigned number);
-void virtqueue_flush(struct virtqueue *queue, unsigned count);
+void virtqueue_fill(struct virtio_chain *chain, size_t written);
+void virtqueue_flush(struct virtqueue *queue);
 
 /* Frees the chain without giving it back: for chains that outlive their queue. */
 void virtqueue_drop(struct virtio_chain *chain);
