@@ -56,19 +56,32 @@ static bool is_memory(struct machine *machine, uint64_t gpa, size_t size, bool w
 
 int dma_read(struct machine *machine, uint64_t gpa, void *to, size_t size)
 {
-	return is_memory(machine, gpa, size, false) ? visit(machine, gpa, to, NULL, size) : -EFAULT;
+	int result;
+
+	pthread_rwlock_rdlock(&machine->dma_lock);
+	result = is_memory(machine, gpa, size, false) ? visit(machine, gpa, to, NULL, size) : -EFAULT;
+	pthread_rwlock_unlock(&machine->dma_lock);
+	return result;
 }
 
 int dma_write(struct machine *machine, uint64_t gpa, const void *from, size_t size)
 {
-	return is_memory(machine, gpa, size, true) ? visit(machine, gpa, NULL, from, size) : -EFAULT;
+	int result;
+
+	pthread_rwlock_rdlock(&machine->dma_lock);
+	result = is_memory(machine, gpa, size, true) ? visit(machine, gpa, NULL, from, size) : -EFAULT;
+	pthread_rwlock_unlock(&machine->dma_lock);
+	return result;
 }
 
 void *dma_host(struct machine *machine, uint64_t gpa, size_t size)
 {
 	size_t room;
-	uint8_t *host = piece(machine, gpa, size, true, &room);
+	uint8_t *host;
 
+	pthread_rwlock_rdlock(&machine->dma_lock);
+	host = piece(machine, gpa, size, true, &room);
+	pthread_rwlock_unlock(&machine->dma_lock);
 	return host && room == size ? host : NULL;
 }
 

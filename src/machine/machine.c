@@ -7,15 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "device/devices.h"
 #include "device/ioapic.h"
 #include "device/pic.h"
 #include "machine/event_loop.h"
 #include "util/error.h"
-
-#define HUGE_PAGE (UINT64_C(2) << 20)
 
 /* ---- lock and outbox ---- */
 
@@ -233,73 +230,6 @@ static void vcpu_timer_expired(void *context)
 		vcpu->machine->engine->vcpu_timer_expired(vcpu->engine_vcpu);
 }
 
-/* ---- memory ---- */
-
-static void add_slot(struct guest_memory *memory, uint64_t gpa, uint64_t end, uint8_t *host)
-{
-	if (end > gpa)
-		memory->slot[memory->slot_count++] =
-		    (struct guest_memory_slot){.gpa = gpa, .size = end - gpa, .host = host};
-}
-
-/* One private anonymous mapping, aligned so that a guest's large page can be a host's. */
-static int create_memory(struct machine *machine)
-{
-	uint64_t size = machine->config.memory_size;
-	uint64_t low = size < PLATFORM_LOW_RAM_END ? size : PLATFORM_LOW_RAM_END;
-	uint8_t *base;
-
-	if (size < (1u << 20) || size % PAGE_SIZE || size > (UINT64_C(1) << 45))
-		return error_set(EINVAL, "memory of %" PRIu64 " bytes: give at least 1M, in whole pages",
-		                 size);
-	machine->memory_map_size = size + HUGE_PAGE;
-	machine->memory_map = mmap(NULL, machine->memory_map_size, PROT_READ | PROT_WRITE,
-	                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (machine->memory_map == MAP_FAILED) {
-		machine->memory_map = NULL;
-		return error_set(ENOMEM,
-		                 "cannot reserve %" PRIu64 " MiB for the guest's memory: ask for less",
-		                 size >> 20);
-	}
-	base = (uint8_t *)(((uintptr_t)machine->memory_map + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
-	madvise(base, size, MADV_HUGEPAGE); /* a refusal costs speed only */
-	add_slot(&machine->memory, 0, PLATFORM_VGA_HOLE, base);
-	add_slot(&machine->memory, PLATFORM_VGA_HOLE_END, low, base + PLATFORM_VGA_HOLE_END);
-	add_slot(&machine->memory, PLATFORM_HIGH_RAM, PLATFORM_HIGH_RAM + (size - low), base + low);
-	return 0;
-}
-
-void *machine_memory(struct machine *machine, gpa_t gpa, uint64_t size)
-{
-	return guest_memory_host(&machine->memory, gpa, size);
-}
-
-void *machine_add_rom(struct machine *machine, gpa_t gpa, uint64_t size)
-{
-	struct guest_memory *memory = &machine->memory;
-	void *host;
-
-	if (gpa.v % PAGE_SIZE || size % PAGE_SIZE || size == 0 || memory->slot_count == GUEST_MEMORY_SLOTS) {
-		error_set(EINVAL, "bad ROM range at %#" PRIx64, gpa.v);
-		return NULL;
-	}
-	for (unsigned i = 0; i < memory->slot_count; i++) {
-		if (gpa.v - memory->slot[i].gpa < memory->slot[i].size ||
-		    memory->slot[i].gpa - gpa.v < size) {
-			error_set(EEXIST, "a ROM at %#" PRIx64 " would cover RAM", gpa.v);
-			return NULL;
-		}
-	}
-	host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (host == MAP_FAILED) {
-		error_set(ENOMEM, "out of memory for a ROM");
-		return NULL;
-	}
-	add_slot(memory, gpa.v, gpa.v + size, host);
-	memory->slot[memory->slot_count - 1].read_only = true;
-	return host;
-}
-
 /* ---- creation ---- */
 
 int machine_add_device(struct machine *machine, const char *name, void *state, void (*reset)(void *state),
@@ -338,7 +268,7 @@ static int create_engine(struct machine *machine)
 
 static int create_parts(struct machine *machine)
 {
-	int error = create_memory(machine);
+	int error = memory_map_create(machine);
 
 	for (unsigned i = 0; i < machine->config.cpu_count && !error; i++) {
 		struct machine_vcpu *vcpu = &machine->vcpu[i];
@@ -391,6 +321,7 @@ int machine_create(struct machine **result, const struct machine_config *config,
 	pthread_mutex_init(&machine->delivery_lock, NULL);
 	pthread_mutex_init(&machine->run_lock, NULL);
 	pthread_mutex_init(&machine->listener_lock, NULL);
+	pthread_rwlock_init(&machine->dma_lock, NULL);
 	pthread_cond_init(&machine->run_changed, NULL);
 	clock_init(&machine->clock, config->clock);
 	timer_queue_init(&machine->timers);
@@ -416,16 +347,13 @@ void machine_destroy(struct machine *machine)
 		if (machine->device[i].destroy)
 			machine->device[i].destroy(machine->device[i].state);
 	event_loop_destroy(machine->loop);
-	for (unsigned i = 0; i < machine->memory.slot_count; i++)
-		if (machine->memory.slot[i].read_only)
-			munmap(machine->memory.slot[i].host, machine->memory.slot[i].size);
-	if (machine->memory_map)
-		munmap(machine->memory_map, machine->memory_map_size);
+	memory_map_destroy(machine);
 	pthread_mutex_destroy(&machine->timers.lock);
 	pthread_mutex_destroy(&machine->lock);
 	pthread_mutex_destroy(&machine->delivery_lock);
 	pthread_mutex_destroy(&machine->run_lock);
 	pthread_mutex_destroy(&machine->listener_lock);
+	pthread_rwlock_destroy(&machine->dma_lock);
 	pthread_cond_destroy(&machine->run_changed);
 	free(machine);
 }

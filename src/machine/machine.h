@@ -24,6 +24,7 @@
 #include "machine/irq.h"
 #include "machine/machine_config.h"
 #include "machine/notify.h"
+#include "machine/memory_map.h"
 #include "machine/timer.h"
 #include "util/guest_memory.h"
 
@@ -67,7 +68,6 @@ struct machine {
 	/* ---- constant after creation ---- */
 	struct machine_config config;
 	struct cpu_model cpu_model;
-	struct guest_memory memory;
 	const struct engine_ops *engine;
 	struct engine_host host;
 	bool quiet; /* a trial: do not tell why the guest failed */
@@ -101,18 +101,22 @@ struct machine {
 	unsigned description_count;
 
 	/* ---- other ---- */
+	struct guest_memory memory; /* what the guest has now: changes only while no vCPU runs, under dma_lock */
+	struct memory_map map;      /* what it is to be: under lock */
+	pthread_rwlock_t dma_lock;  /* held while memory is read on other threads than the vCPUs' */
 	pthread_mutex_t delivery_lock;
 	pthread_mutex_t run_lock; /* the fields below */
 	pthread_cond_t run_changed;
-	unsigned running; /* vCPU threads that live */
+	unsigned running;        /* vCPU threads that live */
+	unsigned standing;       /* of those: the ones that wait for `pauses` and a new memory map */
+	atomic_uint pauses;      /* machine_pause calls that are not undone; read anywhere */
+	atomic_bool map_changed; /* read anywhere; set under lock */
 	bool restart;     /* the stop is a reset that starts over */
 	int exit_status;
 	const char *stop_reason; /* STOP_* */
 	atomic_bool stop_requested; /* written under run_lock, read anywhere */
 	pthread_mutex_t listener_lock;
 	struct machine_listener listener[MACHINE_LISTENERS]; /* under listener_lock */
-	void *memory_map;           /* the whole of RAM, one mapping */
-	uint64_t memory_map_size;
 };
 
 /*
@@ -135,22 +139,8 @@ void machine_set_loader(struct machine *machine, machine_loader loader, void *co
 int machine_get_state(struct machine *machine, unsigned vcpu, struct vcpu_state *state);
 int machine_set_state(struct machine *machine, unsigned vcpu, const struct vcpu_state *state);
 
-/* Host address of guest memory, or NULL where [gpa, gpa + size) is not all RAM of one slot. */
+/* Host address of guest memory, while no vCPU runs or under lock; or NULL where [gpa, gpa + size) is not all RAM of one slot. */
 void *machine_memory(struct machine *machine, gpa_t gpa, uint64_t size);
-
-/* Adds a ROM that guests cannot write, before machine_run. gpa, size: page aligned. Returns its host address,
- * or NULL with error_text(). */
-void *machine_add_rom(struct machine *machine, gpa_t gpa, uint64_t size);
-
-/*
- * Memory that a device provides beside RAM (flash, option ROM, frame buffer): guests access [gpa, gpa + size), all
- * page aligned, at host directly; what they write to a read-only range goes to the MMIO bus instead. host is the
- * device's, valid until the machine is destroyed. Under lock. A change holds before the vCPU whose access caused it
- * executes another instruction. Return 0, or -EEXIST or -ENOSPC with error_text(); unmapping what is not mapped does
- * nothing.
- */
-int machine_map_memory(struct machine *machine, gpa_t gpa, uint64_t size, void *host, bool read_only);
-void machine_unmap_memory(struct machine *machine, gpa_t gpa);
 
 /*
  * All vCPUs stand still after machine_pause returned (0; -EBUSY where the machine ends), until as many calls of machine_resume. Not

@@ -6,7 +6,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -115,6 +114,35 @@ static void report_triple_fault(struct machine_vcpu *vcpu)
 	        state.cr4, state.efer, state.gpr[REG_RSP], terminal_newline());
 }
 
+static bool must_stand(struct machine *machine)
+{
+	return atomic_load(&machine->pauses) || atomic_load(&machine->map_changed);
+}
+
+/* Waits until nobody wants the vCPUs to stand still. The last to come makes a new memory map true. */
+static void stand_still(struct machine *machine)
+{
+	pthread_mutex_lock(&machine->run_lock);
+	machine->standing++;
+	pthread_cond_broadcast(&machine->run_changed);
+	while (must_stand(machine) && !atomic_load(&machine->stop_requested)) {
+		if (atomic_load(&machine->map_changed) && machine->standing == machine->running) {
+			/* The others cannot go on meanwhile: map_changed keeps them. */
+			pthread_mutex_unlock(&machine->run_lock);
+			machine_lock(machine);
+			if (atomic_load(&machine->map_changed))
+				memory_map_apply(machine);
+			machine_unlock(machine);
+			pthread_mutex_lock(&machine->run_lock);
+			pthread_cond_broadcast(&machine->run_changed);
+			continue;
+		}
+		pthread_cond_wait(&machine->run_changed, &machine->run_lock);
+	}
+	machine->standing--;
+	pthread_mutex_unlock(&machine->run_lock);
+}
+
 static void *vcpu_thread(void *argument)
 {
 	struct machine_vcpu *vcpu = argument;
@@ -124,6 +152,10 @@ static void *vcpu_thread(void *argument)
 	snprintf(name, sizeof(name), "nestor-cpu%u", vcpu->index % 1000);
 	pthread_setname_np(pthread_self(), name);
 	while (!atomic_load(&machine->stop_requested)) {
+		if (must_stand(machine)) {
+			stand_still(machine);
+			continue;
+		}
 		switch (machine->engine->vcpu_run(vcpu->engine_vcpu)) {
 		case ENGINE_EXIT_KICKED:
 			break;
@@ -156,6 +188,30 @@ static void kick_all(struct machine *machine)
 	for (unsigned i = 0; i < machine->config.cpu_count; i++)
 		if (machine->vcpu[i].thread_started)
 			machine->engine->vcpu_kick(machine->vcpu[i].engine_vcpu);
+}
+
+int machine_pause(struct machine *machine)
+{
+	bool ends;
+
+	pthread_mutex_lock(&machine->run_lock);
+	atomic_fetch_add(&machine->pauses, 1);
+	kick_all(machine);
+	while (machine->standing < machine->running && !atomic_load(&machine->stop_requested))
+		pthread_cond_wait(&machine->run_changed, &machine->run_lock);
+	ends = atomic_load(&machine->stop_requested);
+	if (ends)
+		atomic_fetch_sub(&machine->pauses, 1);
+	pthread_mutex_unlock(&machine->run_lock);
+	return ends ? -EBUSY : 0;
+}
+
+void machine_resume(struct machine *machine)
+{
+	pthread_mutex_lock(&machine->run_lock);
+	atomic_fetch_sub(&machine->pauses, 1);
+	pthread_cond_broadcast(&machine->run_changed);
+	pthread_mutex_unlock(&machine->run_lock);
 }
 
 static int start_vcpus(struct machine *machine)
@@ -225,15 +281,15 @@ static void wait_for_vcpus(struct machine *machine)
 /* Power-up state of everything; RAM is zero again, as the loader expects it. */
 static void reset_machine(struct machine *machine)
 {
-	for (unsigned i = 0; i < machine->memory.slot_count; i++) {
-		struct guest_memory_slot *slot = &machine->memory.slot[i];
-
-		if (!slot->read_only)
-			madvise(slot->host, slot->size, MADV_DONTNEED);
-	}
+	memory_map_clear_ram(machine);
 	machine_lock(machine);
 	machine_reset_devices(machine);
 	machine_unlock(machine);
+	if (atomic_load(&machine->map_changed)) {
+		machine_lock(machine);
+		memory_map_apply(machine);
+		machine_unlock(machine);
+	}
 	for (unsigned i = 0; i < machine->config.cpu_count; i++) {
 		timer_cancel(&machine->vcpu[i].timer);
 		machine->engine->vcpu_reset(machine->vcpu[i].engine_vcpu);

@@ -1,6 +1,6 @@
 /*
- * The guest-physical RAM map: at most a few contiguous slots, each backed by host memory that lives as long
- * as the machine. Owned by machine/, borrowed by engines (which only translate) and boot/ (which fills it).
+ * The guest-physical RAM map: contiguous slots, disjoint, each backed by host memory that lives as long
+ * as the machine. RAM comes first, by address. Owned by machine/, borrowed by engines (which only translate) and boot/ (which fills it).
  */
 #ifndef NESTOR_UTIL_GUEST_MEMORY_H
 #define NESTOR_UTIL_GUEST_MEMORY_H
@@ -11,13 +11,13 @@
 
 #include "util/address.h"
 
-#define GUEST_MEMORY_SLOTS 8
+#define GUEST_MEMORY_SLOTS 48
 
 struct guest_memory_slot {
 	uint64_t gpa;   /* first guest-physical address, page aligned */
 	uint64_t size;  /* bytes, page aligned */
 	uint8_t *host;  /* host address of the first byte */
-	bool read_only; /* ROM: guest writes are dropped */
+	bool read_only; /* ROM: guest writes go to the MMIO bus */
 };
 
 struct guest_memory {

@@ -4,6 +4,7 @@
  *   tests/unit/test_timer.c src/device/[a-z]*.c src/util/error.c -lcmocka -pthread \
  *   $(ls src/machine/[a-z]*.c | grep -v -e load -e engine_select) && /tmp/test_timer
  */
+#include <errno.h>
 #include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "machine/dma.h"
 #include "machine/event_loop.h"
 #include "machine_fixture.h"
 
@@ -240,9 +242,40 @@ static void memory_map(void **state)
 	assert_null(machine_memory(machine, GPA(0x9ffff), 2));
 	assert_non_null(machine_memory(machine, GPA(0xc0000), 0x740000));
 	assert_null(machine_memory(machine, GPA(0x7fffff), 2));
-	assert_non_null(machine_add_rom(machine, GPA(0xfffc0000), 0x40000));
-	assert_null(machine_add_rom(machine, GPA(0xfffff000), 0x1000));
-	assert_null(machine_add_rom(machine, GPA(0xf0000), 0x1000));
+	machine_destroy(machine);
+}
+
+/* Memory of devices: beside RAM, over it, and gone again. */
+static void memory_of_devices(void **state)
+{
+	static uint8_t rom[0x40000] __attribute__((aligned(4096)));
+	struct machine *machine = fixture_create(NULL);
+	uint8_t *ram = machine_memory(machine, GPA(0xc0000), 0x740000);
+
+	machine_lock(machine);
+	assert_int_equal(machine_map_memory(machine, GPA(0xfffc0000), 0x40000, rom, true), 0);
+	assert_int_equal(machine_map_memory(machine, GPA(0xfffff000), 0x1000, rom, true), -EEXIST);
+	assert_int_equal(machine_map_memory(machine, GPA(0xfffff), 0x1000, rom, true), -EINVAL);
+	assert_int_equal(machine_map_memory(machine, GPA(0xf0000), 0x10000, rom, true), 0);
+	assert_ptr_equal(machine_memory(machine, GPA(0xfffc1234), 4), rom + 0x1234);
+	assert_ptr_equal(machine_memory(machine, GPA(0xf0000), 0x10000), rom);
+	assert_ptr_equal(machine_memory(machine, GPA(0xe0000), 0x10000), ram + 0x20000);
+	assert_ptr_equal(machine_memory(machine, GPA(0x100000), 0x700000), ram + 0x40000);
+	assert_null(machine_memory(machine, GPA(0xeffff), 2));
+	assert_int_equal(dma_write(machine, 0xeffff, "x", 2), -EFAULT);
+	assert_null(dma_host(machine, 0xf0000, 1));
+	rom[0] = 0x5a;
+	ram[0x2ffff] = 0xa5;
+	uint8_t both[2];
+
+	assert_int_equal(dma_read(machine, 0xeffff, both, 2), 0);
+	assert_memory_equal(both, "\xa5\x5a", 2);
+	machine_unmap_memory(machine, GPA(0xf0000));
+	machine_unmap_memory(machine, GPA(0xfffc0000));
+	machine_unmap_memory(machine, GPA(0xfffc0000));
+	assert_ptr_equal(machine_memory(machine, GPA(0xc0000), 0x740000), ram);
+	assert_null(machine_memory(machine, GPA(0xfffc0000), 1));
+	machine_unlock(machine);
 	machine_destroy(machine);
 }
 
@@ -271,6 +304,7 @@ int main(void)
 	    cmocka_unit_test(unclaimed_reads_as_ones),
 	    cmocka_unit_test(wide_access_is_split),
 	    cmocka_unit_test(memory_map),
+	    cmocka_unit_test(memory_of_devices),
 	    cmocka_unit_test(memory_above_4_gib),
 	};
 

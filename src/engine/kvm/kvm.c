@@ -156,7 +156,7 @@ static int set_up_vm(struct engine_vm *vm)
 	status = kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &split);
 	if (status < 0)
 		return error_set(-status, "KVM refuses a split interrupt chip: %s", strerror(-status));
-	return kvm_sync_memory(vm);
+	return kvm_memory_changed(vm);
 }
 
 static int open_vm(struct engine_vm *vm)
@@ -207,7 +207,6 @@ static void vm_destroy(struct engine_vm *vm)
 		close(vm->fd);
 	if (vm->kvm_fd >= 0)
 		close(vm->kvm_fd);
-	pthread_mutex_destroy(&vm->memory_lock);
 	pthread_mutex_destroy(&vm->route_lock);
 	free(vm->supported);
 	free(vm->msr_list);
@@ -233,7 +232,6 @@ static int vm_create(struct engine_vm **created, const struct engine_config *con
 	vm->kvm_fd = vm->fd = -1;
 	vm->config_copy = *config;
 	vm->config = &vm->config_copy;
-	pthread_mutex_init(&vm->memory_lock, NULL);
 	pthread_mutex_init(&vm->route_lock, NULL);
 	status = open_vm(vm);
 	if (status) {
@@ -244,35 +242,60 @@ static int vm_create(struct engine_vm **created, const struct engine_config *con
 	return 0;
 }
 
-int kvm_sync_memory(struct engine_vm *vm)
+static bool same_slot(const struct guest_memory_slot *a, const struct guest_memory_slot *b)
 {
-	const struct guest_memory *memory = vm->config->host->memory;
+	return a->gpa == b->gpa && a->size == b->size && a->host == b->host && a->read_only == b->read_only;
+}
+
+/* Slot number `i` of KVM becomes *slot; size 0 removes it. */
+static int set_slot(struct engine_vm *vm, unsigned i, const struct guest_memory_slot *slot)
+{
+	struct kvm_userspace_memory_region region = {
+	    .slot = i,
+	    .flags = slot->read_only && kvm_capability(vm->kvm_fd, KVM_CAP_READONLY_MEM) ? KVM_MEM_READONLY : 0,
+	    .guest_phys_addr = slot->gpa,
+	    .memory_size = slot->size,
+	    .userspace_addr = (uintptr_t)slot->host,
+	};
+	int status = kvm_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
+
+	if (status < 0)
+		return error_set(-status, "KVM refuses guest memory at %#llx: %s", (unsigned long long)slot->gpa,
+		                 strerror(-status));
+	vm->memory.slot[i] = *slot;
+	return 0;
+}
+
+static bool has_slot(const struct guest_memory *memory, const struct guest_memory_slot *slot)
+{
+	for (unsigned i = 0; i < memory->slot_count; i++)
+		if (same_slot(&memory->slot[i], slot))
+			return true;
+	return false;
+}
+
+/* KVM's slots never overlap and do not change their shape: what is gone is removed first, the new gets free numbers. */
+int kvm_memory_changed(struct engine_vm *vm)
+{
+	const struct guest_memory *wanted = vm->config->host->memory;
+	struct guest_memory_slot none = {0};
+	unsigned number = 0;
 	int status = 0;
 
-	if (atomic_load(&vm->slots_known) == memory->slot_count)
-		return 0;
-	pthread_mutex_lock(&vm->memory_lock);
-	for (unsigned i = atomic_load(&vm->slots_known); i < memory->slot_count && status >= 0; i++) {
-		const struct guest_memory_slot *slot = &memory->slot[i];
-		struct kvm_userspace_memory_region region = {
-		    .slot = i,
-		    .flags = slot->read_only && kvm_capability(vm->kvm_fd, KVM_CAP_READONLY_MEM)
-		                 ? KVM_MEM_READONLY
-		                 : 0,
-		    .guest_phys_addr = slot->gpa,
-		    .memory_size = slot->size,
-		    .userspace_addr = (uintptr_t)slot->host,
-		};
-
-		status = kvm_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
-		if (status < 0)
-			status = error_set(-status, "KVM refuses guest memory at %#llx: %s",
-			                   (unsigned long long)slot->gpa, strerror(-status));
-		else
-			atomic_store(&vm->slots_known, i + 1);
+	vm->memory.slot_count = GUEST_MEMORY_SLOTS;
+	for (unsigned i = 0; i < GUEST_MEMORY_SLOTS && !status; i++) {
+		none.gpa = vm->memory.slot[i].gpa;
+		if (vm->memory.slot[i].size && !has_slot(wanted, &vm->memory.slot[i]))
+			status = set_slot(vm, i, &none);
 	}
-	pthread_mutex_unlock(&vm->memory_lock);
-	return status < 0 ? status : 0;
+	for (unsigned i = 0; i < wanted->slot_count && !status; i++) {
+		if (has_slot(&vm->memory, &wanted->slot[i]))
+			continue;
+		while (number < GUEST_MEMORY_SLOTS && vm->memory.slot[number].size)
+			number++;
+		status = set_slot(vm, number, &wanted->slot[i]);
+	}
+	return status;
 }
 
 static int open_vcpu(struct engine_vcpu *vcpu)
@@ -419,6 +442,7 @@ const struct engine_ops engine_kvm = {
     .vcpu_reset = kvm_reset,
     .deliver_msi = deliver_msi,
     .set_extint = set_extint,
+    .memory_changed = kvm_memory_changed,
     .inject_nmi = inject_nmi,
     .vcpu_timer_expired = vcpu_timer_expired,
 };

@@ -78,8 +78,7 @@ struct engine_vm {
 	struct kvm_msr_list *msr_list;          /* owned */
 	struct engine_vcpu *vcpu[KVM_CPUS_MAX]; /* owned */
 	atomic_bool extint;
-	pthread_mutex_t memory_lock;
-	atomic_uint slots_known; /* written under memory_lock: how many slots KVM has */
+	struct guest_memory memory; /* as KVM knows it: each slot under its number here; size 0: unused */
 	pthread_mutex_t route_lock;
 	struct {
 		uint64_t address;
@@ -104,7 +103,7 @@ struct cpuid_list *kvm_supported_cpuid(int kvm_fd);
 bool kvm_supports_vmx(const struct cpuid_list *supported);
 
 /* Gives KVM the slots of guest memory that it does not have yet. 0, or a negative errno with error_text(). */
-int kvm_sync_memory(struct engine_vm *vm);
+int kvm_memory_changed(struct engine_vm *vm);
 
 /* CPUID and the MSRs that go with the model. 0, or a negative errno with error_text(). */
 int kvm_set_cpu_model(struct engine_vcpu *vcpu);

@@ -298,8 +298,6 @@ enum engine_exit kvm_run_vcpu(struct engine_vcpu *vcpu)
 {
 	enum engine_exit result;
 
-	if (kvm_sync_memory(vcpu->vm))
-		return ENGINE_EXIT_ERROR;
 	enter_thread(vcpu);
 	result = run_loop(vcpu);
 	leave_thread(vcpu);

@@ -33,6 +33,7 @@ struct engine_vcpu {
 
 struct engine_vm {
 	struct engine_config config;
+	struct guest_memory memory; /* as the vCPUs know it */
 	pthread_t watchdog;
 	bool has_watchdog;
 	atomic_bool ending;
@@ -81,6 +82,7 @@ static int soft_vm_create(struct engine_vm **vm, const struct engine_config *con
 	if (!new)
 		return error_set(ENOMEM, "not enough memory for a VM");
 	new->config = *config;
+	new->memory = *config->host->memory;
 	*vm = new;
 	return 0;
 }
@@ -270,6 +272,39 @@ static void soft_set_extint(struct engine_vm *vm, bool asserted)
 		__atomic_fetch_and(&cpu->pending_async, ~ASYNC_EXTINT, __ATOMIC_ACQ_REL);
 }
 
+/* Is every byte of the slot at the same host address, with the same rights, in `memory`? */
+static bool is_unchanged(const struct guest_memory_slot *slot, const struct guest_memory *memory)
+{
+	uint64_t gpa = slot->gpa, end = slot->gpa + slot->size;
+
+	while (gpa < end) {
+		const struct guest_memory_slot *other = guest_memory_slot_of(memory, GPA(gpa));
+
+		if (!other || other->read_only != slot->read_only ||
+		    other->host - other->gpa != slot->host - slot->gpa)
+			return false;
+		gpa = other->gpa + other->size;
+	}
+	return true;
+}
+
+/* What was there before and is not so any more: code translated from it is forgotten. */
+static int soft_memory_changed(struct engine_vm *vm)
+{
+	const struct guest_memory *now = vm->config.host->memory;
+
+	for (unsigned i = 0; i < vm->count; i++) {
+		struct cpu *cpu = vm->vcpu[i].cpu;
+
+		for (unsigned k = 0; k < vm->memory.slot_count; k++)
+			if (!is_unchanged(&vm->memory.slot[k], now))
+				bt_memory_gone(cpu, GPA(vm->memory.slot[k].gpa), vm->memory.slot[k].size);
+		tlb_flush_all(cpu);
+	}
+	vm->memory = *now;
+	return 0;
+}
+
 static void soft_inject_nmi(struct engine_vm *vm, unsigned index)
 {
 	if (index < vm->count)
@@ -301,6 +336,7 @@ const struct engine_ops engine_soft = {
 	.vcpu_reset = soft_vcpu_reset,
 	.deliver_msi = soft_deliver_msi,
 	.set_extint = soft_set_extint,
+	.memory_changed = soft_memory_changed,
 	.inject_nmi = soft_inject_nmi,
 	.vcpu_timer_expired = soft_timer_expired,
 	.vcpu_state_hash = soft_vcpu_state_hash,

@@ -359,6 +359,19 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 		cpu_poll_soon(cpu);
 }
 
+void bt_memory_gone(struct cpu *cpu, gpa_t gpa, uint64_t size)
+{
+	struct bt *bt = cpu->bt;
+	uint64_t end = (gpa.v + size) >> PAGE_SHIFT;
+
+	for (uint64_t page = gpa.v >> PAGE_SHIFT; page < end && page < bt->page_count; page++) {
+		if (bt->pages[page].granules) {
+			bt_flush(bt);
+			return;
+		}
+	}
+}
+
 void bt_flush(struct bt *bt)
 {
 	bool few = bt->in_order_count < BLOCK_HASH_SLOTS / 32; /* … to empty the tables by blocks */

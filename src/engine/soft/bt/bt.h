@@ -229,6 +229,8 @@ void block_link_through_cache(struct bt *bt, struct block_link *link);
 void block_free_slots(struct bt *bt);
 /* The block whose code holds the executable address, or NULL. */
 struct block *block_at(struct bt *bt, const uint8_t *address);
+/* [gpa, gpa + size) is other memory from now on. While the vCPU does not run. */
+void bt_memory_gone(struct cpu *cpu, gpa_t gpa, uint64_t size);
 /* Forgets every translation. */
 void bt_flush(struct bt *bt);
 void *bt_alloc(struct bt *bt, size_t size);

@@ -107,9 +107,10 @@ static int map_code(struct bt *bt)
 	return 0;
 }
 
+/* Code above, in memory that a device maps there, is translated anew each time. */
 static uint64_t pages_of(const struct guest_memory *memory)
 {
-	uint64_t end = 0;
+	uint64_t end = UINT64_C(1) << 32; /* firmware, and BARs with option ROMs */
 
 	for (unsigned i = 0; i < memory->slot_count; i++)
 		if (memory->slot[i].gpa + memory->slot[i].size > end)

@@ -82,7 +82,7 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 	uint8_t buffer[PAGE_SIZE];
 	const uint8_t *page = fetch->host;
 	struct block *block;
-	bool in_memory = page != NULL;
+	bool in_memory = page && gpa >> PAGE_SHIFT < bt->page_count;
 
 	if (!page)
 		page = fetch_elsewhere(cpu, fetch->gpa, buffer, offset);
@@ -108,7 +108,7 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 			for (unsigned i = 0; i < 15; i++)
 				second_buffer[i] = phys_read(cpu, GPA(second->gpa + i), 1);
 		block = translate_with_room(bt, gpa, linear, key, page, 1, second_buffer, second->gpa);
-		if (block && !second->host)
+		if (block && (!second->host || second->gpa >> PAGE_SHIFT >= bt->page_count))
 			in_memory = false;
 	}
 	if (!block) {

@@ -188,9 +188,7 @@ static void write_physical(struct cpu *cpu, uint64_t gpa, const uint8_t *from, u
 {
 	struct ram_window *ram = ram_of(cpu, gpa);
 
-	if (ram) {
-		if (ram->read_only)
-			return;
+	if (ram && !ram->read_only) {
 		notify_code(cpu, gpa, size);
 		memcpy(ram->host + (gpa - ram->gpa), from, size);
 		return;
