@@ -17,6 +17,7 @@ int rtc_create(struct machine *machine);
 int hpet_create(struct machine *machine);
 int serial_create(struct machine *machine);
 int i8042_create(struct machine *machine);
+int input_create(struct machine *machine);
 int port92_create(struct machine *machine);
 int debug_exit_create(struct machine *machine);
 int fw_cfg_create(struct machine *machine);

@@ -30,9 +30,11 @@
 
 struct acpi_pm;
 struct cf9;
+struct display;
 struct event_loop;
 struct vcpu_state; /* engine/vcpu_state.h */
 struct fw_cfg;
+struct input;
 struct ioapic;
 struct pic;
 struct rtc;
@@ -88,6 +90,8 @@ struct machine {
 	struct acpi_pm *acpi_pm;
 	struct cf9 *cf9;
 	struct fw_cfg *fw_cfg; /* devices that others must find; owned by their device entry */
+	struct display *display; /* NULL: no screen; it has a lock of its own */
+	struct input *input;
 	struct ioapic *ioapic;
 	struct pic *pic;
 	struct rtc *rtc;
