@@ -25,9 +25,9 @@ struct virtio_chain {
 	struct iovec *readable; /* host memory that the driver filled; may change while it is read */
 	struct iovec *writable; /* host memory for the answer */
 	unsigned readable_count, writable_count;
-	size_t readable_size, writable_size; /* bytes in all; their sum is below 4 GiB */
+	size_t readable_size, writable_size;   /* bytes in all; their sum is below 4 GiB */
+	uint64_t *readable_gpa, *writable_gpa; /* where they are in the guest's memory, piece by piece */
 	/* virtqueue.c's */
-	uint64_t *writable_gpa;
 	uint32_t generation;
 	uint16_t head;
 };
@@ -52,7 +52,7 @@ struct virtqueue {
 	bool signalled_valid;
 	bool quiet; /* the device wants no notifications */
 	unsigned in_flight;
-	unsigned filled; /* and not flushed yet */
+	unsigned filled;     /* and not flushed yet */
 	uint32_t generation; /* counts resets: chains of an earlier one go nowhere */
 };
 
