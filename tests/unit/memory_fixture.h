@@ -92,6 +92,11 @@ uint64_t bt_code_map(struct cpu *c, gpa_t gpa)
 	return gpa.v >> PAGE_SHIFT == code.page >> PAGE_SHIFT ? code.map : 0;
 }
 
+uint64_t bt_code_map_for_writing(struct cpu *c, gpa_t gpa)
+{
+	return bt_code_map(c, gpa);
+}
+
 void bt_code_written(struct cpu *c, gpa_t gpa, unsigned size)
 {
 	code.written++;

@@ -199,6 +199,11 @@ uint64_t operand_offset(struct cpu *c, const struct insn *insn)
 	return c->gpr[insn->base & 15] + insn->displacement;
 }
 
+uint64_t bt_code_map_for_writing(struct cpu *c, gpa_t gpa)
+{
+	return bt_code_map(c, gpa);
+}
+
 void bt_code_written(struct cpu *c, gpa_t gpa, unsigned size)
 {
 }

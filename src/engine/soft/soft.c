@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/coherence.h"
 #include "engine/soft/bt/native_signal.h"
 #include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/apic.h"
@@ -37,6 +38,7 @@ struct engine_vm {
 	pthread_t watchdog;
 	bool has_watchdog;
 	atomic_bool ending;
+	struct coherence *coherence;
 	unsigned count;
 	struct engine_vcpu vcpu[SOFT_CPUS_MAX];
 };
@@ -83,6 +85,11 @@ static int soft_vm_create(struct engine_vm **vm, const struct engine_config *con
 		return error_set(ENOMEM, "not enough memory for a VM");
 	new->config = *config;
 	new->memory = *config->host->memory;
+	new->coherence = coherence_create(bt_page_count(&new->memory), config->cpu_count);
+	if (!new->coherence) {
+		free(new);
+		return -ENOMEM;
+	}
 	*vm = new;
 	return 0;
 }
@@ -95,6 +102,7 @@ static void destroy_cpu(struct cpu *cpu)
 	if (cpu->apic)
 		apic_destroy(cpu->apic);
 	bt_destroy(cpu);
+	coherence_remove(cpu);
 	tlb_cpu_destroy(cpu);
 }
 
@@ -108,6 +116,7 @@ static void soft_vm_destroy(struct engine_vm *vm)
 	}
 	for (unsigned i = 0; i < vm->count; i++)
 		destroy_cpu(vm->vcpu[i].cpu);
+	coherence_destroy(vm->coherence);
 	free(vm);
 }
 
@@ -131,7 +140,8 @@ static int soft_vcpu_create(struct engine_vm *vm, unsigned index, struct engine_
 	cpu->vm = vm;
 	time_init(cpu);
 	cpu->apic = apic_create(cpu);
-	if (!cpu->apic || bt_create(cpu, vm->config.code_memory) < 0 || vmx_create(cpu) < 0) {
+	if (!cpu->apic || bt_create(cpu, vm->config.code_memory) < 0 || vmx_create(cpu) < 0 ||
+	    coherence_add(vm->coherence, cpu) < 0) {
 		destroy_cpu(cpu);
 		return error_set(ENOMEM, "not enough memory for vCPU %u", index);
 	}
@@ -155,9 +165,11 @@ static enum engine_exit soft_vcpu_run(struct engine_vcpu *vcpu)
 	}
 	enum engine_exit exit;
 
+	coherence_wake(vcpu->cpu);
 	atomic_store(&vcpu->running, true);
 	exit = bt_run(vcpu->cpu);
 	atomic_store(&vcpu->running, false);
+	coherence_sleep(vcpu->cpu);
 	return exit;
 }
 
@@ -272,6 +284,11 @@ static void soft_set_extint(struct engine_vm *vm, bool asserted)
 		__atomic_fetch_and(&cpu->pending_async, ~ASYNC_EXTINT, __ATOMIC_ACQ_REL);
 }
 
+static void soft_memory_written(struct engine_vm *vm, gpa_t gpa, uint64_t size)
+{
+	coherence_told(vm->coherence, gpa.v, size);
+}
+
 /* Is every byte of the slot at the same host address, with the same rights, in `memory`? */
 static bool is_unchanged(const struct guest_memory_slot *slot, const struct guest_memory *memory)
 {
@@ -336,6 +353,7 @@ const struct engine_ops engine_soft = {
 	.vcpu_reset = soft_vcpu_reset,
 	.deliver_msi = soft_deliver_msi,
 	.set_extint = soft_set_extint,
+	.memory_written = soft_memory_written,
 	.memory_changed = soft_memory_changed,
 	.inject_nmi = soft_inject_nmi,
 	.vcpu_timer_expired = soft_timer_expired,

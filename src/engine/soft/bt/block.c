@@ -6,6 +6,7 @@
  */
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/code_table.h"
+#include "engine/soft/bt/coherence.h"
 #include "engine/soft/bt/return_stack.h"
 #include "engine/soft/bt/translate.h"
 
@@ -18,6 +19,20 @@ void *bt_alloc(struct bt *bt, size_t size)
 		return NULL;
 	bt->arena += size;
 	return result;
+}
+
+/* Other vCPUs look at them before they store. */
+static void set_granules(struct page_info *info, uint64_t granules)
+{
+	__atomic_store_n(&info->granules, granules, __ATOMIC_RELEASE);
+}
+
+/* The page's code is just that of these granules. */
+static void settle(struct bt *bt, uint64_t page, uint64_t granules)
+{
+	set_granules(&bt->pages[page], granules);
+	if (!granules && bt->cpu->coherence)
+		coherence_release(bt->cpu, page);
 }
 
 static struct block **hash_slot(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear_key)
@@ -37,17 +52,38 @@ struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t lin
 	return NULL;
 }
 
+void block_hold_page(struct bt *bt, unsigned which, uint64_t page)
+{
+	if (page >= bt->page_count)
+		return;
+	if (!bt->pages[page].granules)
+		tlb_revoke_write(bt->cpu, GPA(page << PAGE_SHIFT));
+	if (!bt->cpu->coherence)
+		return;
+	__atomic_store_n(&bt->translating[which], page + 1, __ATOMIC_SEQ_CST);
+	coherence_hold(bt->cpu, page);
+}
+
+void block_settle_pages(struct bt *bt)
+{
+	for (unsigned which = 0; which < 2; which++) {
+		uint64_t page = bt->translating[which] - 1;
+
+		if (!bt->translating[which])
+			continue;
+		if (!bt->pages[page].granules)
+			coherence_release(bt->cpu, page);
+		__atomic_store_n(&bt->translating[which], 0, __ATOMIC_RELEASE);
+	}
+}
+
 static void add_to_page(struct bt *bt, struct block *block, uint64_t page, bool second)
 {
 	struct page_info *info = &bt->pages[page];
-	uint64_t granules = second ? 1 : block->granules;
-	bool first_code = info->granules == 0;
 
 	*(second ? &block->page2_next : &block->page_next) = info->blocks;
 	info->blocks = block;
-	info->granules |= granules;
-	if (first_code)
-		tlb_revoke_write(bt->cpu, GPA(page << PAGE_SHIFT));
+	set_granules(info, info->granules | (second ? 1 : block->granules));
 }
 
 void block_insert(struct bt *bt, struct block *block)
@@ -323,27 +359,30 @@ uint64_t bt_code_map(struct cpu *cpu, gpa_t gpa)
 {
 	uint64_t page = gpa.v >> PAGE_SHIFT;
 
+	if (cpu->coherence && cpu->coherence->writers)
+		return coherence_code_map(cpu, page);
 	return page < cpu->bt->page_count ? cpu->bt->pages[page].granules : 0;
 }
 
-void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
+uint64_t bt_code_map_for_writing(struct cpu *cpu, gpa_t gpa)
 {
-	struct bt *bt = cpu->bt;
-	uint64_t page = gpa.v >> PAGE_SHIFT, hit = 0, granules = 0;
-	unsigned first = (gpa.v & (PAGE_SIZE - 1)) >> 6, last = ((gpa.v & (PAGE_SIZE - 1)) + size - 1) >> 6;
-	struct block *next;
+	uint64_t page = gpa.v >> PAGE_SHIFT;
 
-	if (!size || page >= bt->page_count)
-		return;
-	for (unsigned g = first; g <= last && g < 64; g++)
-		hit |= 1ull << g;
-	if (!(bt->pages[page].granules & hit))
-		return;
+	if (cpu->coherence && cpu->coherence->writers && page < cpu->coherence->page_count)
+		coherence_will_write(cpu, page);
+	return bt_code_map(cpu, gpa);
+}
+
+void block_drop_granules(struct bt *bt, uint64_t page, uint64_t hit)
+{
+	struct block *next;
+	uint64_t granules = 0;
 	bool dropped = false;
 
+	if (!(bt->pages[page].granules & hit))
+		return;
 	for (struct block *b = bt->pages[page].blocks; b; b = next) {
-		bool second = block_is_second_page(b, page);
-		uint64_t mine = second ? 1 : b->granules;
+		uint64_t mine = block_is_second_page(b, page) ? 1 : b->granules;
 
 		next = *block_next_in_page(b, page);
 		if (mine & hit) {
@@ -353,10 +392,32 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 			granules |= mine;
 		}
 	}
-	bt->pages[page].granules = granules;
+	settle(bt, page, granules);
 	/* The running block may be among them. */
 	if (dropped)
-		cpu_poll_soon(cpu);
+		cpu_poll_soon(bt->cpu);
+}
+
+void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
+{
+	struct bt *bt = cpu->bt;
+	uint64_t page = gpa.v >> PAGE_SHIFT, hit = 0;
+	unsigned first = (gpa.v & (PAGE_SIZE - 1)) >> 6, last = ((gpa.v & (PAGE_SIZE - 1)) + size - 1) >> 6;
+
+	if (!size || page >= bt->page_count)
+		return;
+	for (unsigned g = first; g <= last && g < 64; g++)
+		hit |= 1ull << g;
+	if (cpu->coherence && cpu->coherence->writers)
+		coherence_tell(cpu, page, hit);
+	block_drop_granules(bt, page, hit);
+}
+
+/* Forgets that the page of a block has code, when all is forgotten. */
+static void forget_page(struct bt *bt, uint64_t page)
+{
+	bt->pages[page].blocks = NULL;
+	settle(bt, page, 0);
 }
 
 void bt_memory_gone(struct cpu *cpu, gpa_t gpa, uint64_t size)
@@ -385,9 +446,9 @@ void bt_flush(struct bt *bt)
 			*hash_slot(bt, b->gpa, b->key, b->linear) = NULL;
 			code_table_forget(bt, b);
 		}
-		bt->pages[b->gpa >> PAGE_SHIFT] = (struct page_info){ 0 };
+		forget_page(bt, b->gpa >> PAGE_SHIFT);
 		if (b->crosses_page)
-			bt->pages[b->gpa2 >> PAGE_SHIFT] = (struct page_info){ 0 };
+			forget_page(bt, b->gpa2 >> PAGE_SHIFT);
 	}
 	if (!few) {
 		memset(bt->hash, 0, BLOCK_HASH_SLOTS * sizeof(*bt->hash));

@@ -166,6 +166,7 @@ struct bt {
 	struct code_entry *code_table; /* code_table.h */
 	struct page_info *pages; /* by guest-physical page */
 	uint64_t page_count;
+	uint64_t translating[2]; /* pages + 1 whose bytes are being read; 0: none. Others read it */
 	/* alias.c: for each page, context and fetch class where it was seen last; a bit per page found at two places */
 	uint64_t *seen;
 	uint8_t *aliased;
@@ -204,6 +205,8 @@ struct bt {
 };
 
 /* ---- create.c (cold) ---- */
+/* Guest-physical pages whose code is kept, of this memory. */
+uint64_t bt_page_count(const struct guest_memory *memory);
 /* code_memory: bytes of translated code after which all is flushed, 0: the default; records are in proportion. */
 int bt_create(struct cpu *cpu, size_t code_memory);
 /* Lets the code memory that is used next lie in huge pages. The guest's FPU state must be stashed. */
@@ -222,6 +225,14 @@ struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t lin
 /* Enters a finished block into the hash and its pages' lists; a transient one only where native faults are sought. */
 void block_insert(struct bt *bt, struct block *block);
 void block_drop(struct bt *bt, struct block *block);
+/* Drops the blocks that depend on any of these 64-byte granules of the page. */
+void block_drop_granules(struct bt *bt, uint64_t page, uint64_t granules);
+/*
+ * Around a translation: before a byte of the guest-physical page (`which`: the block's first, 0, or second, 1) is
+ * read, so that every store into it is told from then on; and after the block was entered, or was not made after all.
+ */
+void block_hold_page(struct bt *bt, unsigned which, uint64_t page);
+void block_settle_pages(struct bt *bt);
 void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
 /* A link that is never to lead straight to its successor, and has no slot: it goes through the jump cache from now on. */
 void block_link_through_cache(struct bt *bt, struct block_link *link);

@@ -108,7 +108,7 @@ static int map_code(struct bt *bt)
 }
 
 /* Code above, in memory that a device maps there, is translated anew each time. */
-static uint64_t pages_of(const struct guest_memory *memory)
+uint64_t bt_page_count(const struct guest_memory *memory)
 {
 	uint64_t end = UINT64_C(1) << 32; /* firmware, and BARs with option ROMs */
 
@@ -129,7 +129,7 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 		return error_set(ENOMEM, "not enough memory for the translator");
 	cpu->bt = bt;
 	bt->cpu = cpu;
-	bt->page_count = pages_of(cpu->memory);
+	bt->page_count = bt_page_count(cpu->memory);
 	bt->code_size = code_size;
 	cpu->records = bt->arena_start = bt->arena = map_anonymous(ARENA_OF(code_size));
 	bt->in_order_max = BLOCKS_OF(code_size);

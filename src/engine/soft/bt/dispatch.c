@@ -70,47 +70,59 @@ static struct block *translate_with_room(struct bt *bt, uint64_t gpa, uint64_t l
 	if (block)
 		return block;
 	bt_flush(bt);
+	block_hold_page(bt, 0, gpa >> PAGE_SHIFT);
+	if (second)
+		block_hold_page(bt, 1, gpa2 >> PAGE_SHIFT);
 	return translate(bt, gpa, linear, key, page, max_insns, second, gpa2);
 }
 
-static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch, uint64_t linear, uint32_t key,
+/* A single instruction that runs into the next page, whose mapping counts at every execution. */
+static struct block *make_crossing_block(struct cpu *cpu, uint64_t gpa, uint64_t linear, uint32_t key,
+					 const uint8_t *page, bool *in_memory)
+{
+	struct bt *bt = cpu->bt;
+	uint64_t next_linear = (linear | (PAGE_SIZE - 1)) + 1;
+	struct fetch_entry second;
+	uint8_t bytes[16];
+
+	if (!(cpu->mode & MODE_CODE64))
+		next_linear = (uint32_t)next_linear;
+	second = *tlb_fetch(cpu, GLA(next_linear));
+	block_hold_page(bt, 1, second.gpa >> PAGE_SHIFT);
+	if (second.host)
+		memcpy(bytes, second.host, 15);
+	else
+		for (unsigned i = 0; i < 15; i++)
+			bytes[i] = phys_read(cpu, GPA(second.gpa + i), 1);
+	*in_memory = *in_memory && second.host && second.gpa >> PAGE_SHIFT < bt->page_count;
+	return translate_with_room(bt, gpa, linear, key, page, 1, bytes, second.gpa);
+}
+
+static struct block *make_block(struct cpu *cpu, const struct fetch_entry *entry, uint64_t linear, uint32_t key,
 				unsigned max_insns)
 {
 	struct bt *bt = cpu->bt;
 	unsigned offset = linear & (PAGE_SIZE - 1);
-	uint64_t gpa = fetch->gpa | offset;
+	const struct fetch_entry fetch = *entry; /* who waits for another vCPU may have to flush */
+	uint64_t gpa = fetch.gpa | offset;
 	uint8_t buffer[PAGE_SIZE];
-	const uint8_t *page = fetch->host;
+	const uint8_t *page = fetch.host;
 	struct block *block;
 	bool in_memory = page && gpa >> PAGE_SHIFT < bt->page_count;
 
-	if (!page)
-		page = fetch_elsewhere(cpu, fetch->gpa, buffer, offset);
 	if (bt->in_order_count >= bt->in_order_max)
 		bt_flush(bt);
 	if (bt->huge_end < bt->e.p + BLOCK_BUFFER || bt->cold_huge_end < bt->cold.p + BLOCK_BUFFER) {
 		fpu_stash(cpu);
 		bt_make_code_huge(bt);
 	}
+	block_settle_pages(bt); /* what a fault has left */
+	block_hold_page(bt, 0, gpa >> PAGE_SHIFT);
+	if (!page)
+		page = fetch_elsewhere(cpu, fetch.gpa, buffer, offset);
 	block = translate_with_room(bt, gpa, linear, key, page, max_insns, NULL, 0);
-	if (block && block->insn_count == 0) {
-		/* It runs into the next page, whose mapping counts at every execution. */
-		uint64_t next_linear = (linear | (PAGE_SIZE - 1)) + 1;
-
-		if (!(cpu->mode & MODE_CODE64))
-			next_linear = (uint32_t)next_linear;
-		const struct fetch_entry *second = tlb_fetch(cpu, GLA(next_linear));
-		uint8_t second_buffer[16];
-
-		if (second->host)
-			memcpy(second_buffer, second->host, 15);
-		else
-			for (unsigned i = 0; i < 15; i++)
-				second_buffer[i] = phys_read(cpu, GPA(second->gpa + i), 1);
-		block = translate_with_room(bt, gpa, linear, key, page, 1, second_buffer, second->gpa);
-		if (block && (!second->host || second->gpa >> PAGE_SHIFT >= bt->page_count))
-			in_memory = false;
-	}
+	if (block && block->insn_count == 0)
+		block = make_crossing_block(cpu, gpa, linear, key, page, &in_memory);
 	if (!block) {
 		/* cannot happen: the flushed memory holds many blocks */
 		cpu->activity = ACTIVITY_SHUTDOWN;
@@ -118,6 +130,7 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *fetch
 	}
 	block->transient = !in_memory;
 	block_insert(bt, block);
+	block_settle_pages(bt);
 	return block;
 }
 

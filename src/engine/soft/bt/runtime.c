@@ -33,10 +33,16 @@ static bool is_string(const struct insn *insn)
 				  (insn->opcode >= 0xaa && insn->opcode <= 0xaf));
 }
 
-/* Under the deterministic clock what an instruction makes pending is looked at right after it, wherever blocks end. */
+/*
+ * Under the deterministic clock what an instruction makes pending is looked at right after it, wherever blocks end. A
+ * device may also have stored into the code that follows.
+ */
 static bool must_look_up(const struct cpu *cpu)
 {
-	return cpu->clock == ENGINE_CLOCK_DETERMINISTIC && __atomic_load_n(&cpu->kick, __ATOMIC_RELAXED);
+	if (!__atomic_load_n(&cpu->kick, __ATOMIC_RELAXED))
+		return false;
+	return cpu->clock == ENGINE_CLOCK_DETERMINISTIC ||
+	       __atomic_load_n(&cpu->pending_async, __ATOMIC_RELAXED) & (ASYNC_CODE | ASYNC_STOP);
 }
 
 /* What an op that ends its block finds changed behind itself. */

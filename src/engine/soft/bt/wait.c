@@ -2,14 +2,15 @@
 
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine/soft/bt/coherence.h"
 #include "engine/soft/bt/virtual_clock.h"
 
-void bt_wait(struct cpu *cpu)
+static void sleep_until_kicked(struct cpu *cpu)
 {
-	fpu_stash(cpu);
 	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC) {
 		/* Where nothing will ever happen by itself only another thread can help. */
 		if (!__atomic_load_n(&cpu->kick, __ATOMIC_ACQUIRE) && !virtual_clock_skip_idle(cpu))
@@ -18,6 +19,19 @@ void bt_wait(struct cpu *cpu)
 	}
 	while (!__atomic_load_n(&cpu->kick, __ATOMIC_ACQUIRE))
 		syscall(SYS_futex, &cpu->kick, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+}
+
+void bt_wait(struct cpu *cpu)
+{
+	fpu_stash(cpu);
+	coherence_sleep(cpu);
+	sleep_until_kicked(cpu);
+	coherence_wake(cpu);
+}
+
+void bt_yield(void)
+{
+	sched_yield();
 }
 
 void bt_wake(struct cpu *cpu)

@@ -239,6 +239,8 @@ struct cpu {
 	struct apic *apic;
 	struct bt *bt;
 	struct engine_vm *vm; /* soft.c: all vCPUs */
+	struct coherence *coherence; /* bt/coherence.h: the VM's; NULL: there is no other vCPU and no device */
+	struct code_inbox *inbox;
 	void *tlb; /* struct tlb_state, private to tlb.c */
 	void *leave_buffer[5]; /* __builtin_setjmp's */
 	bool fpu_stashed;      /* the guest's FPU state is in fpu_area, not in the host's registers */
@@ -280,6 +282,7 @@ _Static_assert(sizeof(struct cpu) <= CPU_AREA_SIZE, "struct cpu must fit its ali
 #define ASYNC_EXTINT (1u << 4) /* level of the 8259's INTR */
 #define ASYNC_APIC   (1u << 5) /* messages wait in the local APIC's inbox */
 #define ASYNC_STOP   (1u << 6) /* vcpu_kick */
+#define ASYNC_CODE   (1u << 7) /* bt/coherence.h */
 
 /* ---- flags: cpu/flags inline ---- */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
@@ -417,7 +420,11 @@ void bt_reset_global_links_to(struct cpu *cpu, uint64_t gla, bool nonroot);
  * TLB_SUPER). generation: changes when nothing of what the context has fetched in that class is remembered any more.
  */
 void bt_note_fetch(struct cpu *cpu, unsigned context, unsigned class, uint32_t generation, gpa_t gpa, uint64_t linear);
-/* 64 bits for the page of gpa, one per 64-byte granule that holds translated code. */
+/* 64 bits for the page of gpa, one per 64-byte granule that holds translated code of any vCPU. */
 uint64_t bt_code_map(struct cpu *cpu, gpa_t gpa);
+/* The same, for who enters the page into the TLB for writing where there is none. */
+uint64_t bt_code_map_for_writing(struct cpu *cpu, gpa_t gpa);
+/* ASYNC_CODE: other vCPUs or devices have stored into code, or want to translate what this one may write. */
+void bt_serve_others(struct cpu *cpu);
 
 #endif

@@ -33,6 +33,8 @@ static void collect(struct cpu *cpu)
 		cpu_host_timer_arm(cpu, cpu->apic_deadline_ns);
 	if (take_async(cpu, ASYNC_NMI))
 		cpu->nmi_pending = true;
+	if (take_async(cpu, ASYNC_CODE))
+		bt_serve_others(cpu);
 }
 
 static void start_up(struct cpu *cpu, uint8_t vector)

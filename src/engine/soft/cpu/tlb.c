@@ -681,6 +681,11 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page)
 	}
 }
 
+void tlb_revoke_all_writes(struct cpu *cpu)
+{
+	tlb_flush_all(cpu);
+}
+
 /* ---- watched pages ---- */
 
 /* Linear address and length of data breakpoint i. False where it is off or not for data. */
@@ -804,7 +809,7 @@ static void *tlb_miss(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access
 			state->slow = SLOW_ROM;
 			return NULL;
 		}
-		code = bt_code_map(cpu, walk.gpa);
+		code = bt_code_map_for_writing(cpu, walk.gpa);
 	}
 	if (cpu->dr7 & 0xff) {
 		unsigned watch = watched_bytes(cpu, gla.v, size);
@@ -861,7 +866,7 @@ bool tlb_peek(struct cpu *cpu, gla_t gla, enum mem_access access, enum tlb_class
 	ram = ram_window_of(cpu, state, walk.gpa.v);
 	if (!ram || covered_by_apic(cpu, walk.gpa.v) || is_apic_access(cpu, &walk))
 		return false;
-	if (access == ACCESS_WRITE && (ram->read_only || bt_code_map(cpu, walk.gpa) ||
+	if (access == ACCESS_WRITE && (ram->read_only || bt_code_map_for_writing(cpu, walk.gpa) ||
 				       !note_write(state, ram->first_page + ((walk.gpa.v - ram->gpa) >> PAGE_SHIFT), slot)))
 		return false;
 	if (walk.page_shift > PAGE_SHIFT)

@@ -159,6 +159,8 @@ void tlb_flush_vpid(struct cpu *cpu, unsigned type, uint16_t vpid, gla_t gla);
 void tlb_flush_ept(struct cpu *cpu, unsigned type, uint64_t eptp);
 /* Revokes every write entry for the guest-physical page, in every context (the page now holds code). */
 void tlb_revoke_write(struct cpu *cpu, gpa_t page);
+/* The same for every page. */
+void tlb_revoke_all_writes(struct cpu *cpu);
 /* bt/: sets link[index] of every context. */
 void tlb_set_link(struct cpu *cpu, unsigned index, void *code);
 /* bt/: removes the jump cache entries of `class` that lead to `code`, a block that starts at page_offset. */
