@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/net_options.h"
 #include "util/error.h"
 
 #define MEMORY_MIN (1ull << 20)
@@ -16,6 +17,7 @@ enum option_code {
 	OPTION_KERNEL = 256, OPTION_INITRD, OPTION_APPEND, OPTION_MODULE, OPTION_FIRMWARE, OPTION_BOOT, OPTION_KERNEL_CACHE, OPTION_MEMORY,
 	OPTION_CPUS, OPTION_CPU, OPTION_NESTED, OPTION_VMX_FIRMWARE, OPTION_HYPERVISOR_LEAF, OPTION_ENGINE,
 	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE, OPTION_STATE_HASH,
+	OPTION_NET,
 	OPTION_HELP,
 };
 
@@ -41,6 +43,7 @@ static const struct option long_options[] = {
 	{"trace", required_argument, NULL, OPTION_TRACE},
 	{"tune", required_argument, NULL, OPTION_TUNE},
 	{"state-hash", no_argument, NULL, OPTION_STATE_HASH},
+	{"net", required_argument, NULL, OPTION_NET},
 	{"help", no_argument, NULL, OPTION_HELP},
 	{NULL, 0, NULL, 0},
 };
@@ -388,6 +391,8 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		return choices_of("trace", trace_choices, value, &machine->trace);
 	case OPTION_TUNE:
 		return tune_of(value, options);
+	case OPTION_NET:
+		return net_options_parse(machine, value, &options->no_network);
 	case OPTION_STATE_HASH:
 		options->state_hash = true;
 		return 0;
@@ -481,6 +486,9 @@ int options_parse(struct options *options, int argc, char **argv)
 		return error_set(EINVAL, "%s: not an option; did you mean --kernel %s?", argv[optind], argv[optind]);
 	if (!serial_count)
 		options->machine.serial[0] = "stdio";
+	/* A machine that boots a disk or firmware has a network; a kernel by itself gets what is asked for. */
+	if (!options->no_network && !options->machine.net_count && !options->machine.kernel)
+		net_options_default(&options->machine);
 	/* A deterministic run counts guest instructions, which only the software engine can. */
 	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC && options->machine.engine == MACHINE_ENGINE_AUTO)
 		options->machine.engine = MACHINE_ENGINE_SOFT;

@@ -13,6 +13,7 @@ struct options {
 	bool state_hash;               /* --state-hash: print machine_state_hash at the end */
 	bool help;                     /* --help was given; nothing else was checked */
 	bool tune_list;                /* --tune list was given; nothing behind it was checked */
+	bool no_network;               /* --net none */
 	bool no_kernel_cache;          /* --kernel-cache off */
 	char *kernel_cache;            /* owned: the default folder for unpacked kernels, or NULL */
 	char *cpu_model;               /* owned: the MODEL of --cpu MODEL,+feature,… */

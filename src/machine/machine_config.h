@@ -7,6 +7,7 @@
 
 #include "engine/cpu_model.h"
 #include "engine/engine.h"
+#include "net/net_config.h"
 
 enum machine_engine { MACHINE_ENGINE_AUTO, MACHINE_ENGINE_SOFT, MACHINE_ENGINE_KVM };
 
@@ -67,6 +68,9 @@ struct machine_config {
 
 	struct disk_config disk[MACHINE_DISKS]; /* in the command line's order, as guests number them */
 	unsigned disk_count;
+
+	struct net_config net[NET_CARDS_MAX]; /* the same */
+	unsigned net_count;
 };
 
 #endif

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PROPERTIES_MAX 16
+#define PROPERTIES_MAX 48
 
 struct property {
 	const char *key;   /* never NULL */
