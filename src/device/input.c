@@ -70,26 +70,30 @@ int input_add_sink(struct input *input, const struct input_sink *sink)
 	return 0;
 }
 
-static const struct input_sink *keyboard(const struct input *input)
+static bool is_keyboard(const struct input_sink *sink)
 {
-	for (unsigned i = 0; i < input->sink_count; i++) {
-		const struct input_sink *sink = &input->sink[i];
-
-		if (sink->key && (!sink->active || sink->active(sink->device)))
-			return sink;
-	}
-	return NULL;
+	return sink->key;
 }
 
-static const struct input_sink *pointer(const struct input *input)
+static bool is_pointer(const struct input_sink *sink)
 {
+	return sink->position || sink->movement;
+}
+
+/* Who takes the events of a kind now, or NULL. */
+static const struct input_sink *taker(const struct input *input, bool (*kind)(const struct input_sink *sink))
+{
+	const struct input_sink *otherwise = NULL;
+
 	for (unsigned i = 0; i < input->sink_count; i++) {
 		const struct input_sink *sink = &input->sink[i];
 
-		if ((sink->position || sink->movement) && (!sink->active || sink->active(sink->device)))
+		if (kind(sink) && sink->active && sink->active(sink->device))
 			return sink;
+		if (kind(sink) && !sink->active && !otherwise)
+			otherwise = sink;
 	}
-	return NULL;
+	return otherwise;
 }
 
 void input_key(struct input *input, unsigned key, bool down)
@@ -103,7 +107,7 @@ void input_key(struct input *input, unsigned key, bool down)
 	if (!sink && !down)
 		return;
 	if (!sink)
-		sink = keyboard(input);
+		sink = taker(input, is_keyboard);
 	input->pressed[key] = down ? sink : NULL;
 	if (sink)
 		sink->key(sink->device, key, down);
@@ -167,7 +171,7 @@ static unsigned scaled(unsigned value, unsigned size)
 
 static void point(struct input *input, int dx, int dy, unsigned buttons, int wheel)
 {
-	const struct input_sink *sink = pointer(input);
+	const struct input_sink *sink = taker(input, is_pointer);
 
 	if (!sink)
 		return;

@@ -23,10 +23,10 @@ struct machine;
 #define INPUT_BUTTON_RIGHT  0x02
 #define INPUT_BUTTON_MIDDLE 0x04
 
-/* One that takes events. Earlier entries of a kind win while active() (NULL: always) says so. */
+/* One that takes events, if it is the first of its kind that is active. */
 struct input_sink {
 	void *device;
-	bool (*active)(void *device);
+	bool (*active)(void *device); /* NULL: always, but after those that say so */
 	void (*key)(void *device, unsigned key, bool down); /* NULL: no keyboard */
 	/* Absolute pointers: position 0 … INPUT_POINTER_RANGE, buttons, wheel clicks (up is positive). */
 	void (*position)(void *device, unsigned x, unsigned y, unsigned buttons, int wheel);
@@ -34,7 +34,7 @@ struct input_sink {
 	void (*movement)(void *device, int dx, int dy, unsigned buttons, int wheel);
 };
 
-/* The i8042's devices are added last, so that all others go first. Returns 0, or -ENOSPC with error_text(). */
+/* Adds a device; *sink is copied. Returns 0, or -ENOSPC with error_text(). */
 int input_add_sink(struct input *input, const struct input_sink *sink);
 
 /* The LEDs that the guest has switched on, of INPUT_LED_…, as its active keyboard says. */
