@@ -132,6 +132,28 @@ void host_port_put(struct host_port *port, uint8_t byte)
 	pthread_mutex_unlock(&port->lock);
 }
 
+size_t host_port_write(struct host_port *port, const uint8_t *data, size_t size)
+{
+	size_t done = 0;
+
+	if (!port->writer_started)
+		return size;
+	pthread_mutex_lock(&port->lock);
+	while (done < size && port->out_count < OUTPUT_SIZE) {
+		unsigned end = (port->out_first + port->out_count) % OUTPUT_SIZE;
+		size_t room = end < port->out_first ? port->out_first - end : OUTPUT_SIZE - end;
+
+		room = room < size - done ? room : size - done;
+		memcpy(port->out + end, data + done, room);
+		port->out_count += (unsigned)room;
+		done += room;
+	}
+	if (done && port->sleeping)
+		pthread_cond_signal(&port->more);
+	pthread_mutex_unlock(&port->lock);
+	return done;
+}
+
 static void say(struct host_port *port, const char *text)
 {
 	pthread_mutex_lock(&port->lock);

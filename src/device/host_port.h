@@ -7,6 +7,7 @@
 #define NESTOR_DEVICE_HOST_PORT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct host_port;
@@ -25,6 +26,8 @@ void host_port_close(struct host_port *port);
 /* Under the machine lock: */
 /* Sends a byte; waits only where 64 KiB are buffered already. */
 void host_port_put(struct host_port *port, uint8_t byte);
+/* Sends what there is room for of size bytes, without waiting. Returns how many that were. */
+size_t host_port_write(struct host_port *port, const uint8_t *data, size_t size);
 /* Takes the next byte that came in. False where there is none. */
 bool host_port_get(struct host_port *port, uint8_t *byte);
 

@@ -75,16 +75,32 @@ static void reset(struct virtio_device *virtio)
 	virtio->driver_features = 0;
 	virtio->feature_select = virtio->driver_feature_select = 0;
 	virtio->queue_select = 0;
+	timer_cancel(&virtio->again);
 	pci_set_intx(&virtio->pci, false);
 }
 
-static void start(struct virtio_device *virtio)
+/* Not more than a queue holds at once: a guest that adds while the device works waits for the next time. */
+static void notify_device(struct virtio_device *virtio, struct virtqueue *queue)
 {
-	if (virtio->setup.ops->start)
-		virtio->setup.ops->start(virtio->setup.device);
+	if (!queue->enabled || !queue->notified || !virtio_running(virtio))
+		return;
+	queue->limited = true;
+	queue->budget = queue->size;
+	queue->notified(virtio->setup.device, queue);
+	queue->limited = false;
+}
+
+static void notify_all(void *context)
+{
+	struct virtio_device *virtio = context;
+
 	for (unsigned i = 0; i < virtio->queue_count; i++)
-		if (virtio->queue[i].enabled && virtio->queue[i].notified)
-			virtio->queue[i].notified(virtio->setup.device, &virtio->queue[i]);
+		notify_device(virtio, &virtio->queue[i]);
+}
+
+void virtio_continue(struct virtio_device *virtio)
+{
+	timer_arm(&virtio->again, machine_now(virtio->machine));
 }
 
 void virtio_set_status(struct virtio_device *virtio, uint8_t status)
@@ -105,8 +121,11 @@ void virtio_set_status(struct virtio_device *virtio, uint8_t status)
 		virtio->status &= ~VIRTIO_STATUS_DRIVER_OK;
 		return;
 	}
-	if (added & VIRTIO_STATUS_DRIVER_OK)
-		start(virtio);
+	if (!(added & VIRTIO_STATUS_DRIVER_OK))
+		return;
+	if (virtio->setup.ops->start)
+		virtio->setup.ops->start(virtio->setup.device);
+	notify_all(virtio);
 }
 
 /* ---- configuration ---- */
@@ -186,10 +205,8 @@ struct virtqueue *virtio_selected(struct virtio_device *virtio)
 
 void virtio_notified(struct virtio_device *virtio, unsigned index)
 {
-	struct virtqueue *queue = index < virtio->queue_count ? &virtio->queue[index] : NULL;
-
-	if (queue && queue->enabled && virtio_running(virtio) && queue->notified)
-		queue->notified(virtio->setup.device, queue);
+	if (index < virtio->queue_count)
+		notify_device(virtio, &virtio->queue[index]);
 }
 
 /* ---- creation ---- */
@@ -235,10 +252,15 @@ static void machine_destroyed(void *state)
 
 int virtio_add(struct virtio_device *virtio, uint8_t slot)
 {
-	int error = virtio_pci_add(virtio, slot);
+	struct machine *machine = virtio->machine;
+	int error = timer_init(&virtio->again, &machine->timers, notify_all, virtio);
 
+	if (!error)
+		error = machine_add_device(machine, virtio->setup.name, virtio, machine_reset, machine_destroyed);
 	if (error)
 		return error;
-	return machine_add_device(virtio->machine, virtio->setup.name, virtio, machine_reset,
-	                          machine_destroyed);
+	error = virtio_pci_add(virtio, slot);
+	if (error)
+		machine->device_count--; /* the caller frees it */
+	return error;
 }

@@ -12,6 +12,7 @@
 
 #include "device/pci.h"
 #include "device/virtqueue.h"
+#include "machine/timer.h"
 
 #define VIRTIO_QUEUES_MAX 32
 #define VIRTIO_CONFIG_MAX 256
@@ -90,6 +91,7 @@ struct virtio_device {
 	uint16_t queue_select;
 	unsigned config_capability; /* VIRTIO_PCI_CAP_PCI_CFG's place in configuration space */
 	bool config_access;         /* its window is in use: no recursion */
+	struct machine_timer again; /* virtio_continue */
 };
 
 /* Fills *virtio. machine, setup's pointers: borrowed. Then come the queues. */
@@ -121,6 +123,9 @@ void virtio_config_changed(struct virtio_device *virtio);
 
 /* The driver broke the rules: the device stops and asks for a reset. why: for the trace. */
 void virtio_fail(struct virtio_device *virtio, const char *why);
+
+/* Calls notified of all queues again, soon, in another hold of the lock: virtqueue_pop's. */
+void virtio_continue(struct virtio_device *virtio);
 
 /* Interrupts the driver for a queue: virtqueue_notify's. */
 void virtio_interrupt(struct virtio_device *virtio, uint16_t vector);

@@ -288,6 +288,10 @@ struct virtio_chain *virtqueue_pop(struct virtqueue *queue)
 
 	if (!is_usable(queue) || wait_for_more(queue) == 0)
 		return NULL;
+	if (queue->limited && queue->budget == 0) {
+		virtio_continue(queue->virtio);
+		return NULL;
+	}
 	if (queue->in_flight >= queue->size) {
 		fail(queue, "more buffers are available than the queue has");
 		return NULL;
@@ -306,6 +310,7 @@ struct virtio_chain *virtqueue_pop(struct virtqueue *queue)
 		return NULL;
 	queue->next_available++;
 	queue->in_flight++;
+	queue->budget -= queue->limited;
 	return chain;
 }
 

@@ -43,6 +43,13 @@ void virtio_fail(struct virtio_device *virtio, const char *why)
 	failures++;
 }
 
+static unsigned continued;
+
+void virtio_continue(struct virtio_device *virtio)
+{
+	continued++;
+}
+
 void virtio_interrupt(struct virtio_device *virtio, uint16_t vector)
 {
 	interrupts++;
@@ -113,6 +120,16 @@ static int teardown(void **state)
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+static void use_one(void)
+{
+	struct virtio_chain *chain;
+
+	queue_add(&driver, (struct buffer[]){{DATA, 4, true}}, 1);
+	chain = virtqueue_pop(queue);
+	assert_non_null(chain);
+	virtqueue_push(chain, 4);
+}
 
 static void an_empty_queue_has_nothing(void **state)
 {
@@ -397,6 +414,23 @@ static void in_flight_chains_are_bounded(void **state)
 	assert_int_equal(queue_used_index(&driver), 0);
 }
 
+/* A driver that adds buffers as fast as the device takes them does not keep it from all else. */
+static void one_notification_has_a_limit(void **state)
+{
+	queue->limited = true;
+	queue->budget = 8;
+	continued = 0;
+	for (unsigned i = 0; i < 8; i++)
+		use_one();
+	queue_add(&driver, (struct buffer[]){{DATA, 4, true}}, 1);
+	assert_null(virtqueue_pop(queue));
+	assert_int_equal(continued, 1);
+	assert_int_equal(failures, 0);
+	queue->limited = false;
+	virtqueue_push(virtqueue_pop(queue), 0);
+	assert_int_equal(queue_used_index(&driver), 9);
+}
+
 static void longest_chain(void **state)
 {
 	struct buffer buffer[8];
@@ -440,16 +474,6 @@ static void indirect_needs_negotiation(void **state)
 	queue_publish(&driver);
 	assert_null(virtqueue_pop(queue));
 	assert_int_equal(failures, 1);
-}
-
-static void use_one(void)
-{
-	struct virtio_chain *chain;
-
-	queue_add(&driver, (struct buffer[]){{DATA, 4, true}}, 1);
-	chain = virtqueue_pop(queue);
-	assert_non_null(chain);
-	virtqueue_push(chain, 4);
 }
 
 static void interrupts_by_flag(void **state)
@@ -564,6 +588,7 @@ int main(void)
 	    TEST(what_a_driver_must_not_do_breaks_the_queue),
 	    TEST(bad_rings_break_the_queue),
 	    TEST(in_flight_chains_are_bounded),
+	    TEST(one_notification_has_a_limit),
 	    TEST(longest_chain),
 	    TEST(indirect_needs_negotiation),
 	    TEST(interrupts_by_flag),
