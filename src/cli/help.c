@@ -60,6 +60,8 @@ const char help_run[] =
 	"  --clock real|deterministic       deterministic: time is counted in instructions (real)\n"
 	"  --tsc HZ               frequency of the guest's time-stamp counter (the host's; deterministic: 1 GHz)\n"
 	"  --serial WHERE         stdio, pty, null, file:PATH or unix:PATH; twice for COM2 (stdio)\n"
+	"  --console WHERE        a virtio console (hvc0 in Linux), as --serial; may be repeated\n"
+	"  --rng                  a source of random numbers (virtio-rng)\n"
 	"  --on-reset stop|restart          what a guest's reset does (stop)\n"
 	"\n"
 	"Looking inside:\n"
@@ -74,6 +76,7 @@ const char help_run[] =
 	"\n"
 	"Examples:\n"
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
+	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=hvc0 --console stdio\n"
 	"  nestor run --kernel xen --module \"vmlinuz console=hvc0\" --module initrd.img --memory 2G\n"
 	"  nestor run --kernel test.elf --nested vmx --trace vmx --serial null\n";
 

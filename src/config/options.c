@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "config/net_options.h"
+#include "config/virtio_options.h"
 #include "util/error.h"
 
 #define MEMORY_MIN (1ull << 20)
@@ -19,6 +20,7 @@ enum option_code {
 	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE, OPTION_STATE_HASH,
 	OPTION_NET,
 	OPTION_HELP,
+	OPTION_CONSOLE, OPTION_RNG,
 };
 
 static const struct option long_options[] = {
@@ -37,6 +39,8 @@ static const struct option long_options[] = {
 	{"hypervisor-leaf", required_argument, NULL, OPTION_HYPERVISOR_LEAF},
 	{"engine", required_argument, NULL, OPTION_ENGINE},
 	{"serial", required_argument, NULL, OPTION_SERIAL},
+	{"console", required_argument, NULL, OPTION_CONSOLE},
+	{"rng", no_argument, NULL, OPTION_RNG},
 	{"clock", required_argument, NULL, OPTION_CLOCK},
 	{"tsc", required_argument, NULL, OPTION_TSC},
 	{"on-reset", required_argument, NULL, OPTION_ON_RESET},
@@ -377,6 +381,11 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		return result;
 	case OPTION_SERIAL:
 		return serial_of(value, machine, serial_count);
+	case OPTION_CONSOLE:
+		return console_option(value, machine);
+	case OPTION_RNG:
+		machine->rng = true;
+		return 0;
 	case OPTION_CLOCK:
 		result = choice_of("clock", clock_choices, value, &choice);
 		machine->clock = choice;
@@ -401,9 +410,20 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 	}
 }
 
+static bool has_terminal(const char *const console[MACHINE_CONSOLES])
+{
+	for (unsigned i = 0; i < MACHINE_CONSOLES; i++)
+		if (console[i] && !strcmp(console[i], "stdio"))
+			return true;
+	return false;
+}
+
 /* What single options cannot know. */
 static int check_together(const struct machine_config *machine)
 {
+	for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++)
+		if (machine->serial[i] && !strcmp(machine->serial[i], "stdio") && has_terminal(machine->console))
+			return error_set(EINVAL, "--serial stdio and --console stdio: only one can have the terminal");
 	if (!machine->kernel && !machine->firmware)
 		return error_set(EINVAL, "nothing to run: give --kernel FILE (see nestor run --help)");
 	if (machine->kernel && machine->firmware)
@@ -485,7 +505,7 @@ int options_parse(struct options *options, int argc, char **argv)
 	if (optind < argc)
 		return error_set(EINVAL, "%s: not an option; did you mean --kernel %s?", argv[optind], argv[optind]);
 	if (!serial_count)
-		options->machine.serial[0] = "stdio";
+		options->machine.serial[0] = has_terminal(options->machine.console) ? "null" : "stdio";
 	/* A machine that boots a disk or firmware has a network; a kernel by itself gets what is asked for. */
 	if (!options->no_network && !options->machine.net_count && !options->machine.kernel)
 		net_options_default(&options->machine);

@@ -256,7 +256,8 @@ int virtio_add(struct virtio_device *virtio, uint8_t slot)
 	int error = timer_init(&virtio->again, &machine->timers, notify_all, virtio);
 
 	if (!error)
-		error = machine_add_device(machine, virtio->setup.name, virtio, machine_reset, machine_destroyed);
+		error =
+		    machine_add_device(machine, virtio->setup.name, virtio, machine_reset, machine_destroyed);
 	if (error)
 		return error;
 	error = virtio_pci_add(virtio, slot);

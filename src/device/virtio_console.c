@@ -1,12 +1,13 @@
 /*
  * virtio-console with one port, to a host_port. Rules: VIRTIO 1.2, "Console Device".
  *
- * A chain of output stays popped until all of its bytes have gone to the host: where the host is slow, the rest is
- * tried again a little later, and the guest goes on meanwhile. (Under the deterministic clock what the host takes
- * must not show in the guest's time, and the device waits for it.)
+ * A chain of output stays popped until all of its bytes have gone to the host: where the host is slow, the
+ * rest is tried again a little later, and the guest goes on meanwhile. (Under the deterministic clock what
+ * the host takes must not show in the guest's time, and the device waits for it.)
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -90,22 +91,23 @@ static void transmit_notified(void *device, struct virtqueue *queue)
 
 /* ---- from the host ---- */
 
-/* Fills the next chain with what has come in; false where nothing has. */
+/* Fills the next chain with what has come in; false where nothing has, or nowhere to put it. */
 static bool receive_chain(struct console *console)
 {
-	struct virtio_chain *chain;
-	size_t size = 0;
-	uint8_t byte;
+	struct virtio_chain *chain = virtqueue_pop(console->receive);
+	size_t size = 0, room;
+	uint8_t bytes[256];
 
-	if (!virtqueue_has(console->receive) || !host_port_get(console->host, &byte))
-		return false;
-	chain = virtqueue_pop(console->receive);
 	if (!chain)
 		return false;
-	do
-		virtio_chain_write(chain, size++, &byte, 1);
-	while (size < chain->writable_size && host_port_get(console->host, &byte));
-	virtqueue_push(chain, size);
+	room = chain->writable_size < sizeof(bytes) ? chain->writable_size : sizeof(bytes);
+	while (size < room && host_port_get(console->host, &bytes[size]))
+		size++;
+	if (size == 0 && room) {
+		virtqueue_unpop(chain);
+		return false;
+	}
+	virtqueue_push(chain, virtio_chain_write(chain, 0, bytes, size));
 	return true;
 }
 

@@ -1,6 +1,6 @@
 /*
- * virtio-rng: entropy from the host; under the deterministic clock numbers that are the same in every run. Rules:
- * VIRTIO 1.2, "Entropy Device".
+ * virtio-rng: entropy from the host; under the deterministic clock numbers that are the same in every run.
+ * Rules: VIRTIO 1.2, "Entropy Device".
  */
 #include <errno.h>
 #include <stdlib.h>

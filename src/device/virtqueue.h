@@ -51,7 +51,8 @@ struct virtqueue {
 	uint16_t signalled_used; /* next_used at the last look whether to interrupt */
 	bool signalled_valid;
 	bool quiet; /* the device wants no notifications */
-	/* While notified() runs: how much more it may pop, so that a guest which goes on adding cannot keep it. */
+	/* While notified() runs: how much more it may pop, so that a guest which goes on adding cannot keep
+	 * it. */
 	bool limited;
 	unsigned budget;
 	unsigned in_flight;

@@ -26,6 +26,7 @@ enum machine_on_reset {
 #define MACHINE_SERIAL_PORTS 2
 #define MACHINE_BOOT_MODULES 16
 #define MACHINE_DISKS        16
+#define MACHINE_CONSOLES     4
 
 enum disk_interface { DISK_VIRTIO, DISK_AHCI };
 
@@ -57,6 +58,9 @@ struct machine_config {
 	/* Host side of COM1 and COM2: "stdio", "file:PATH", "pty", "unix:PATH", "null"; NULL: no such port.
 	 */
 	const char *serial[MACHINE_SERIAL_PORTS];
+
+	const char *console[MACHINE_CONSOLES]; /* virtio consoles, as serial; unused ones NULL */
+	bool rng;                              /* virtio-rng */
 
 	/* boot/ */
 	enum machine_boot boot;
