@@ -110,6 +110,8 @@ static void add_root_bridge(struct aml *aml, const struct boot_platform *platfor
 	aml_memory_window(aml, 0xa0000, 0xbffff);
 	if (platform->pci_hole < platform->pci_hole_end && platform->pci_hole_end <= 1ull << 32)
 		aml_memory_window(aml, (uint32_t)platform->pci_hole, (uint32_t)(platform->pci_hole_end - 1));
+	if (platform->pci_high < platform->pci_high_end)
+		aml_memory_window64(aml, platform->pci_high, platform->pci_high_end - 1);
 	aml_resources_end(aml);
 	aml_end(aml);
 }

@@ -275,3 +275,13 @@ void aml_memory_window(struct aml *aml, uint32_t first, uint32_t last)
 	put_u32(descriptor + 22, last - first + 1);
 	append(aml, descriptor, sizeof(descriptor));
 }
+
+void aml_memory_window64(struct aml *aml, uint64_t first, uint64_t last)
+{
+	uint8_t descriptor[46] = {0x8a, 0x2b, 0, 0, 0x0c, 3 /* read and write, cacheable */};
+
+	put_u64(descriptor + 14, first);
+	put_u64(descriptor + 22, last);
+	put_u64(descriptor + 38, last - first + 1);
+	append(aml, descriptor, sizeof(descriptor));
+}

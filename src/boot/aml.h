@@ -46,5 +46,6 @@ void aml_memory32(struct aml *aml, uint32_t gpa, uint32_t size);
 void aml_bus_range(struct aml *aml, uint16_t first, uint16_t last);
 void aml_io_window(struct aml *aml, uint16_t first, uint16_t last);
 void aml_memory_window(struct aml *aml, uint32_t first, uint32_t last);
+void aml_memory_window64(struct aml *aml, uint64_t first, uint64_t last);
 
 #endif

@@ -49,6 +49,8 @@ struct boot_platform {
 	uint64_t ecam;         /* PCIe configuration space, 256 buses. 0: none */
 	uint64_t pci_hole;     /* the 32-bit window for BARs: start (0: end of low RAM) … */
 	uint64_t pci_hole_end; /* … and end, exclusive (0: 0xFEC00000) */
+	uint64_t pci_high;     /* the window above 4 GiB, [pci_high, pci_high_end); equal: none */
+	uint64_t pci_high_end;
 };
 
 struct boot_module {

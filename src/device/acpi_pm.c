@@ -1,7 +1,7 @@
 /*
- * ACPI fixed hardware: PM1a event and control blocks, the power management timer and an empty GPE block. ACPI
- * mode is always on. Rules: ACPI Specification, "PM1 Event Grouping", "PM1 Control Registers", "Power
- * Management Timer". The power button is a fixed-feature one. Waking
+ * ACPI fixed hardware: PM1a event and control blocks, the power management timer and an empty GPE block, laid out
+ * as in an ICH9 ("Power Management I/O Registers"), whose LPC bridge says where (ich9_lpc.c). ACPI mode is always
+ * on. Rules: ACPI Specification, "PM1 Event Grouping", "PM1 Control Registers", "Power Management Timer". The power button is a fixed-feature one. Waking
  * and sleep states other than S5 do not exist.
  */
 #include <errno.h>
@@ -24,8 +24,13 @@
 #define CONTROL_TYPE(v) ((unsigned)(v) >> 10 & 7)
 #define CONTROL_BITS    0x1c03 /* SLP_TYP, BM_RLD, SCI_EN */
 
+#define OFFSET_TIMER   (PLATFORM_PM_TIMER - PLATFORM_PM_BASE)
+#define OFFSET_SMI_EN  0x30
+#define SMI_EN_APMC    0x20 /* reads as set: firmware takes SMM as set up already, and leaves it alone */
+
 struct acpi_pm {
 	struct machine *machine;
+	uint16_t base; /* 0: not decoded */
 	uint16_t status, enable, control;
 	uint64_t half_seen; /* number of changes of the timer's bit 31 accounted for in TMR_STS */
 	struct machine_timer overflow;
@@ -76,8 +81,10 @@ static uint64_t pm_read(void *state, uint64_t offset, unsigned size)
 	uint64_t block;
 
 	account_timer(pm);
-	if (offset >= PLATFORM_PM_TIMER - PLATFORM_PM_BASE) {
-		block = offset < PLATFORM_PM_TIMER - PLATFORM_PM_BASE + 4 ? (uint32_t)pm_ticks(pm) : 0;
+	if (offset >= OFFSET_TIMER) {
+		block = offset < OFFSET_TIMER + 4                                 ? (uint32_t)pm_ticks(pm)
+		        : offset >= OFFSET_SMI_EN && offset < OFFSET_SMI_EN + 4 ? SMI_EN_APMC
+		                                                                 : 0;
 		return block >> (8 * (offset & 3));
 	}
 	block = pm->status | (uint64_t)pm->enable << 16 | (uint64_t)pm->control << 32;
@@ -121,11 +128,6 @@ static void pm_write(void *state, uint64_t offset, unsigned size, uint64_t value
 	update(pm);
 }
 
-static uint64_t gpe_read(void *state, uint64_t offset, unsigned size)
-{
-	return 0;
-}
-
 static void pm_reset(void *state)
 {
 	struct acpi_pm *pm = state;
@@ -145,7 +147,20 @@ void acpi_pm_power_button(struct acpi_pm *pm)
 }
 
 static const struct bus_ops pm_ops = {4, pm_read, pm_write};
-static const struct bus_ops gpe_ops = {4, gpe_read, NULL};
+
+bool acpi_pm_place(struct acpi_pm *pm, uint16_t base)
+{
+	uint16_t old = pm->base;
+
+	if (base == old)
+		return false;
+	if (old)
+		bus_remove(&pm->machine->pio, old);
+	pm->base = base;
+	if (base && bus_add(&pm->machine->pio, base, PLATFORM_PM_LENGTH, &pm_ops, pm, "acpi-pm"))
+		pm->base = 0;
+	return old;
+}
 
 int acpi_pm_create(struct machine *machine)
 {
@@ -162,11 +177,5 @@ int acpi_pm_create(struct machine *machine)
 	}
 	machine->acpi_pm = pm;
 	irq_pin_connect(&pm->sci, &machine->irq[PLATFORM_IRQ_SCI]);
-	error = timer_init(&pm->overflow, &machine->timers, overflow_expired, pm);
-	if (!error)
-		error = bus_add(&machine->pio, PLATFORM_PM_BASE, 16, &pm_ops, pm, "acpi-pm");
-	if (!error)
-		error = bus_add(&machine->pio, PLATFORM_PM_GPE0, PLATFORM_PM_GPE0_LENGTH, &gpe_ops, pm,
-		                "acpi-gpe");
-	return error;
+	return timer_init(&pm->overflow, &machine->timers, overflow_expired, pm);
 }

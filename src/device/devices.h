@@ -27,5 +27,6 @@ int pci_host_create(struct machine *machine);
 int virtio_blk_create(struct machine *machine);
 int virtio_console_create(struct machine *machine);
 int virtio_rng_create(struct machine *machine);
+int ich9_lpc_create(struct machine *machine);
 
 #endif

@@ -8,10 +8,12 @@
 /* RAM: [0, A0000), [C0000, PLATFORM_LOW_RAM_END) and what does not fit from 4 GiB upward. */
 #define PLATFORM_VGA_HOLE     0xa0000u
 #define PLATFORM_VGA_HOLE_END 0xc0000u
-#define PLATFORM_LOW_RAM_END  0xc0000000u /* 3 GiB: the most RAM below 4 GiB */
+#define PLATFORM_LOW_RAM_END  0xb0000000u /* 2816 MiB: the most RAM below 4 GiB */
 #define PLATFORM_HIGH_RAM     0x100000000ull
+#define PLATFORM_ECAM         0xb0000000u /* PCIe configuration space, 256 buses; firmware may put it elsewhere */
 #define PLATFORM_PCI_HOLE     0xc0000000u /* free for PCI memory up to PLATFORM_PCI_HOLE_END */
 #define PLATFORM_PCI_HOLE_END 0xfec00000u
+#define PLATFORM_RCBA         0xfed1c000u /* chipset configuration registers, 16 KiB */
 
 /* Interrupts: ISA numbers. In the IOAPIC, IRQ 0 is on pin 2 (MADT override), the others on their own pins. */
 #define PLATFORM_IRQ_PIT      0
@@ -52,13 +54,14 @@
 #define PLATFORM_RESET_CONTROL 0xcf9
 #define PLATFORM_RESET_VALUE   0x06 /* FADT RESET_VALUE for RESET_REG = port CF9h */
 
-/* ACPI fixed hardware. */
+/* ACPI fixed hardware, where firmware is to put it and direct boot does. */
 #define PLATFORM_PM_BASE        0x600
+#define PLATFORM_PM_LENGTH      0x80
 #define PLATFORM_PM1A_EVENT     0x600 /* 4 bytes: status, enable */
 #define PLATFORM_PM1A_CONTROL   0x604 /* 2 bytes */
 #define PLATFORM_PM_TIMER       0x608 /* 4 bytes, 32-bit (FADT TMR_VAL_EXT) */
-#define PLATFORM_PM_GPE0        0x620 /* 4 bytes: status 2, enable 2; all reserved */
-#define PLATFORM_PM_GPE0_LENGTH 4
+#define PLATFORM_PM_GPE0        0x620 /* 16 bytes: status 8, enable 8; all reserved */
+#define PLATFORM_PM_GPE0_LENGTH 16
 #define PLATFORM_SMI_COMMAND    0    /* none: ACPI mode is always on (SCI_EN set), FADT SMI_CMD = 0 */
 #define PLATFORM_S5_TYPE        5    /* SLP_TYPa of \_S5 */
 #define PLATFORM_RTC_CENTURY    0x32 /* CMOS index, FADT CENTURY */

@@ -5,19 +5,40 @@
 
 #include "util/error.h"
 
+/* The first range that starts at or after `start`. */
+static unsigned place_of(const struct bus *bus, uint64_t start)
+{
+	unsigned low = 0, high = bus->count;
+
+	while (low < high) {
+		unsigned middle = (low + high) / 2;
+
+		if (bus->range[middle].start < start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+bool bus_is_claimed(const struct bus *bus, uint64_t start, uint64_t size)
+{
+	unsigned place = place_of(bus, start);
+
+	return (place > 0 && start - bus->range[place - 1].start < bus->range[place - 1].size) ||
+	       (place < bus->count && bus->range[place].start - start < size);
+}
+
 int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops *ops, void *device,
             const char *name)
 {
-	unsigned place = 0;
+	unsigned place = place_of(bus, start);
 
 	if (size == 0 || start + size - 1 < start)
 		return error_set(EINVAL, "%s: bad bus range at %#llx", name, (unsigned long long)start);
 	if (bus->count == BUS_RANGES)
 		return error_set(ENOSPC, "%s: too many bus ranges", name);
-	while (place < bus->count && bus->range[place].start < start)
-		place++;
-	if ((place > 0 && start - bus->range[place - 1].start < bus->range[place - 1].size) ||
-	    (place < bus->count && bus->range[place].start - start < size))
+	if (bus_is_claimed(bus, start, size))
 		return error_set(EEXIST, "%s: bus range at %#llx is taken", name, (unsigned long long)start);
 	memmove(&bus->range[place + 1], &bus->range[place], (bus->count - place) * sizeof(bus->range[0]));
 	bus->range[place] =
@@ -25,6 +46,17 @@ int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops
 	bus->count++;
 	bus->last = 0;
 	return 0;
+}
+
+void bus_remove(struct bus *bus, uint64_t start)
+{
+	unsigned place = place_of(bus, start);
+
+	if (place == bus->count || bus->range[place].start != start)
+		return;
+	bus->count--;
+	memmove(&bus->range[place], &bus->range[place + 1], (bus->count - place) * sizeof(bus->range[0]));
+	bus->last = 0;
 }
 
 const struct bus_range *bus_find(struct bus *bus, uint64_t address)

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define BUS_RANGES 96
+#define BUS_RANGES 384
 
 struct bus_ops {
 	unsigned max_size; /* widest access the device takes: 1, 2, 4 or 8 */
@@ -37,10 +37,16 @@ struct bus {
 int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops *ops, void *device,
             const char *name);
 
+/* Gives up the range that starts at `start`; does nothing where none does. */
+void bus_remove(struct bus *bus, uint64_t start);
+
+/* Whether some byte of [start, start + size) is claimed. */
+bool bus_is_claimed(const struct bus *bus, uint64_t start, uint64_t size);
+
 /* The range that claims address, or NULL. */
 const struct bus_range *bus_find(struct bus *bus, uint64_t address);
 
-/* size: 1, 2, 4 or 8. The caller holds the machine lock. */
+/* size: 1, 2, 4 or 8. The caller holds the machine lock. A device may claim and give up ranges meanwhile. */
 uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size);
 void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value);
 

@@ -6,6 +6,7 @@
 
 #include "boot/boot.h"
 #include "device/fw_cfg.h"
+#include "device/pci_bus.h"
 #include "engine/vcpu_state.h"
 #include "machine/machine.h"
 #include "util/error.h"
@@ -21,6 +22,8 @@ static struct boot_platform describe_platform(const struct machine *machine)
 	    .io_apic_pins = PLATFORM_IOAPIC_PINS,
 	    .hpet = PLATFORM_HPET_BASE,
 	    .pm_base = PLATFORM_PM_BASE,
+	    .gpe0_base = PLATFORM_PM_GPE0,
+	    .gpe0_length = PLATFORM_PM_GPE0_LENGTH,
 	    .smi_port = PLATFORM_SMI_COMMAND,
 	    .sci_irq = PLATFORM_IRQ_SCI,
 	    .sleep_type_s5 = PLATFORM_S5_TYPE,
@@ -32,10 +35,12 @@ static struct boot_platform describe_platform(const struct machine *machine)
 	    .i8042 = false, /* there is a controller for A20 and reset, but nothing is plugged in */
 	    .vga_text = false,
 	    .pci = true,
+	    .ecam = PLATFORM_ECAM,
 	    .pci_hole = PLATFORM_PCI_HOLE,
 	    .pci_hole_end = PLATFORM_PCI_HOLE_END,
 	};
 
+	pci_high_window(machine, &platform.pci_high, &platform.pci_high_end);
 	for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
 		if (machine->config.serial[i]) {
 			platform.serial[i].port = port[i];
@@ -110,6 +115,8 @@ int machine_load_guest(struct machine *machine, void *context)
 		error = boot_load(&request, &machine->memory, &start);
 	if (!error)
 		error = fill_fw_cfg(machine, &request);
+	if (!error)
+		error = pci_setup(machine);
 	if (!error)
 		error = machine_set_state(machine, 0, &start);
 	for (unsigned i = 0; i < MACHINE_BOOT_MODULES; i++)

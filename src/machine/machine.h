@@ -36,11 +36,12 @@ struct vcpu_state; /* engine/vcpu_state.h */
 struct fw_cfg;
 struct input;
 struct ioapic;
+struct pci_host;
 struct pic;
 struct rtc;
 
 #define MACHINE_OUTBOX  64
-#define MACHINE_DEVICES 32
+#define MACHINE_DEVICES 96
 
 /* One device instance; see device/devices.h. All callbacks run under the machine lock. Any may be NULL. */
 struct device {
@@ -93,6 +94,7 @@ struct machine {
 	struct display *display; /* NULL: no screen; it has a lock of its own */
 	struct input *input;
 	struct ioapic *ioapic;
+	struct pci_host *pci;
 	struct pic *pic;
 	struct rtc *rtc;
 	struct irq_pin *pit_pin, *rtc_pin; /* the HPET's legacy replacement cuts these */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/pci_bus.h"
 #include "machine/machine.h"
 #include "util/error.h"
 
@@ -85,6 +86,10 @@ static inline struct machine *fixture_create(const char *serial)
 	struct machine *machine = NULL;
 
 	if (machine_create(&machine, &config, &model, &fake_engine)) {
+		fprintf(stderr, "%s\n", error_text());
+		abort();
+	}
+	if (pci_setup(machine)) { /* as for a kernel that starts without firmware */
 		fprintf(stderr, "%s\n", error_text());
 		abort();
 	}

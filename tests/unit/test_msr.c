@@ -294,10 +294,13 @@ static void firmware_mtrrs_are_legal(void **state)
 {
 	struct cpu *cpu = *state;
 
-	msr_set_firmware_mtrrs(cpu, 0xc0000000);
+	msr_set_firmware_mtrrs(cpu);
 	assert_true(takes(cpu, 0x200, get(cpu, 0x200)));
 	assert_true(takes(cpu, 0x201, get(cpu, 0x201)));
 	assert_true(get(cpu, 0x201) == (((1ull << model.physical_address_bits) - 1) & ~0x3fffffffull) + 0x800);
+	assert_int_equal(get(cpu, 0x202), 0xb0000000);
+	assert_true(takes(cpu, 0x203, get(cpu, 0x203)));
+	assert_true(get(cpu, 0x203) == (((1ull << model.physical_address_bits) - 1) & ~0x0fffffffull) + 0x800);
 	assert_int_equal(get(cpu, MSR_MTRR_DEF_TYPE), 0xc06);
 }
 

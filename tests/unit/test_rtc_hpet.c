@@ -312,7 +312,7 @@ static void resets(void **state)
 {
 	out(machine, 0xcf8, 4, 0x80000004); /* a PCI address, not a reset */
 	assert_false(machine->stop_requested);
-	assert_int_equal(in(machine, 0xcfc, 4) & 0xffff, 0);
+	assert_int_equal(in(machine, 0xcfc, 4) & 0xffff, 0x0004); /* bus master, as firmware leaves it */
 	out(machine, 0xcf9, 1, 0x02);
 	assert_int_equal(in(machine, 0xcf9, 1), 0x02);
 	assert_false(machine->stop_requested);
@@ -336,7 +336,7 @@ static void empty_pci_bus(void **state)
 	assert_int_equal(in(machine, 0xcf8, 4), 0x80000000);
 	assert_int_equal(in(machine, 0xcfc, 4), 0x29c08086);
 	assert_int_equal(in(machine, 0xcfe, 2), 0x29c0);
-	for (unsigned slot = 1; slot < 32; slot++) {
+	for (unsigned slot = 1; slot < 31; slot++) {
 		out(machine, 0xcf8, 4, 0x80000000 | slot << 11);
 		assert_int_equal(in(machine, 0xcfc, 4), 0xffffffff);
 	}

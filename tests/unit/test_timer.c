@@ -286,9 +286,12 @@ static void memory_above_4_gib(void **state)
 	struct machine *machine = NULL;
 
 	assert_int_equal(machine_create(&machine, &config, &model, &fake_engine), 0);
-	assert_null(machine_memory(machine, GPA(0xc0000000), 1));
-	assert_non_null(machine_memory(machine, GPA(UINT64_C(1) << 32), UINT64_C(2) << 30));
-	assert_null(machine_memory(machine, GPA(UINT64_C(6) << 30), 1));
+	const uint64_t high = (UINT64_C(5) << 30) - PLATFORM_LOW_RAM_END;
+
+	assert_non_null(machine_memory(machine, GPA(PLATFORM_LOW_RAM_END - 1), 1));
+	assert_null(machine_memory(machine, GPA(PLATFORM_LOW_RAM_END), 1));
+	assert_non_null(machine_memory(machine, GPA(UINT64_C(1) << 32), high));
+	assert_null(machine_memory(machine, GPA((UINT64_C(1) << 32) + high), 1));
 	machine_destroy(machine);
 }
 

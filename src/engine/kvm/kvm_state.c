@@ -16,7 +16,6 @@
 
 #define MTRR_ENABLE_WRITE_BACK 0x806u /* E, default type WB */
 #define MTRR_VALID             0x800u
-#define PCI_HOLE_START         0xc0000000u /* to 4 GiB; RAM below ends here at the latest */
 
 static int failed(const struct engine_vcpu *vcpu, const char *what, int status)
 {
@@ -149,9 +148,11 @@ static void set_firmware_mtrrs(struct engine_vcpu *vcpu)
 {
 	uint64_t addresses = (1ull << vcpu->vm->config->cpu_model->physical_address_bits) - 1;
 
-	kvm_set_msr(vcpu, MSR_MTRR_BASE0, PCI_HOLE_START); /* type UC */
-	kvm_set_msr(vcpu, MSR_MTRR_MASK0,
-	            (addresses & ~(uint64_t)(0xffffffffu - PCI_HOLE_START)) | MTRR_VALID);
+	/* Devices from where RAM ends at the latest to 4 GiB: UC, as two powers of two. */
+	kvm_set_msr(vcpu, MSR_MTRR_BASE0, 0xc0000000);
+	kvm_set_msr(vcpu, MSR_MTRR_MASK0, (addresses & ~0x3fffffffull) | MTRR_VALID);
+	kvm_set_msr(vcpu, MSR_MTRR_BASE0 + 2, 0xb0000000);
+	kvm_set_msr(vcpu, MSR_MTRR_MASK0 + 2, (addresses & ~0x0fffffffull) | MTRR_VALID);
 	kvm_set_msr(vcpu, MSR_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK);
 }
 

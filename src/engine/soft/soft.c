@@ -21,7 +21,6 @@
 #include "util/error.h"
 
 #define SOFT_CPUS_MAX	64
-#define PCI_HOLE_START	0xc0000000u /* RAM below ends here at the latest: 3 GiB */
 
 struct engine_vcpu {
 	struct engine_vm *vm;
@@ -222,7 +221,7 @@ static int soft_vcpu_set_state(struct engine_vcpu *vcpu, const struct vcpu_state
 	if (state->apic_base)
 		msr_write(cpu, MSR_APIC_BASE, state->apic_base);
 	/* A guest that is not started by firmware finds the MTRRs as firmware leaves them. */
-	msr_set_firmware_mtrrs(cpu, PCI_HOLE_START);
+	msr_set_firmware_mtrrs(cpu);
 	if (cpu->cr0 & CR0_PG && cpu->cr4 & CR4_PAE && !(cpu->efer & EFER_LMA))
 		cpu_read_pdptes(cpu, cpu->cr3, cpu->pdpte);
 	tlb_flush_all(cpu);

@@ -254,7 +254,7 @@ static bool write_mtrr_def_type(struct cpu *cpu, uint32_t msr, uint64_t value)
 	return true;
 }
 
-void msr_set_firmware_mtrrs(struct cpu *cpu, uint32_t pci_hole)
+void msr_set_firmware_mtrrs(struct cpu *cpu)
 {
 	struct cpu_msrs *msr = &cpu->msr;
 
@@ -262,8 +262,11 @@ void msr_set_firmware_mtrrs(struct cpu *cpu, uint32_t pci_hole)
 	msr->mtrr_fixed[2] = 0;                                       /* video memory: UC */
 	for (unsigned i = 3; i < 11; i++)
 		msr->mtrr_fixed[i] = 0x0505050505050505; /* ROMs: WP */
-	msr->mtrr_base[0] = pci_hole;
-	msr->mtrr_mask[0] = (~beyond_physical(cpu) & ~0xffffffffull) | pci_hole | 1u << 11;
+	/* Devices from where RAM ends at the latest (PLATFORM_LOW_RAM_END) to 4 GiB: UC, as two powers of two. */
+	msr->mtrr_base[0] = 0xc0000000;
+	msr->mtrr_mask[0] = (~beyond_physical(cpu) & ~0x3fffffffull) | 1u << 11;
+	msr->mtrr_base[1] = 0xb0000000;
+	msr->mtrr_mask[1] = (~beyond_physical(cpu) & ~0x0fffffffull) | 1u << 11;
 	msr->mtrr_def_type = 0xc06; /* enabled, fixed ranges too, WB */
 }
 

@@ -62,8 +62,8 @@ bool msr_write(struct cpu *cpu, uint32_t msr, uint64_t value);
 
 /*
  * What firmware would have left in the MTRRs, for a guest that is booted without any: write-back by default,
- * uncacheable below 4 GiB from `pci_hole` (a power-of-two-aligned address) on.
+ * uncacheable from the last place where RAM may end (2816 MiB) up to 4 GiB.
  */
-void msr_set_firmware_mtrrs(struct cpu *cpu, uint32_t pci_hole);
+void msr_set_firmware_mtrrs(struct cpu *cpu);
 
 #endif
