@@ -5,9 +5,9 @@ STATIC := build-static
 SANITIZED := build-sanitized
 
 compiler := gcc libc6-dev meson ninja-build pkg-config
-libraries := libpng-dev libvncserver-dev libzydis-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev liblzo2-dev libslirp-dev
+libraries := libpng-dev libvncserver-dev libzydis-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev liblzo2-dev libslirp-dev libnbd-dev
 build_packages := $(compiler) $(libraries) binutils
-check_packages := $(build_packages) libcmocka-dev qemu-system-x86
+check_packages := $(build_packages) libcmocka-dev qemu-system-x86 qemu-utils e2fsprogs
 check_long_packages := $(check_packages) stress-ng
 # Peers that cannot be installed are left out.
 bench_packages := qemu-system-x86 bochs bochsbios vgabios isolinux syslinux-common xorriso

@@ -19,9 +19,11 @@ struct block;
 struct block_config {
 	const char *file;     /* a path, or nbd://…, nbds://… or nbd+unix://… */
 	const char *format;   /* "raw", "qcow2", "vmdk", "vhdx" or "vdi"; NULL: by the file's first bytes */
-	const char *advice;   /* how the user would name the format, for messages ("--disk FILE,format=raw"); or NULL */
 	bool read_only;       /* writes fail with -EROFS */
 	bool snapshot;        /* writes go to a temporary file and are gone after block_close */
+	/* Gets a line for the user (without a newline) about what happens later, such as a lost server; on any
+	 * thread. May be NULL. */
+	void (*warn)(const char *text);
 };
 
 enum block_operation {
@@ -40,6 +42,7 @@ struct block_request {
 	unsigned iov_count;
 	bool durable;   /* BLOCK_WRITE, BLOCK_WRITE_ZEROES: done when it is on stable storage (FUA) */
 	bool keep_room; /* BLOCK_WRITE_ZEROES: make no holes */
+	void *context;  /* for done() */
 	/*
 	 * result: 0 or a negative errno (-EIO, -ENOSPC …; then what a write's range holds is unknown). Runs on an
 	 * I/O thread with no lock held, never from inside block_submit. The request is the caller's again.
@@ -51,6 +54,7 @@ struct block_request {
 	struct block_request *next;
 	uint64_t length; /* of `size`, the bytes that the image has */
 	int result;
+	bool settled; /* result is known; only done() is to be called */
 };
 
 /*

@@ -19,6 +19,7 @@ enum option_code {
 	OPTION_CPUS, OPTION_CPU, OPTION_NESTED, OPTION_VMX_FIRMWARE, OPTION_HYPERVISOR_LEAF, OPTION_ENGINE,
 	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE, OPTION_STATE_HASH,
 	OPTION_NET,
+	OPTION_DISK, OPTION_CDROM,
 	OPTION_HELP,
 	OPTION_CONSOLE, OPTION_RNG,
 };
@@ -48,6 +49,8 @@ static const struct option long_options[] = {
 	{"tune", required_argument, NULL, OPTION_TUNE},
 	{"state-hash", no_argument, NULL, OPTION_STATE_HASH},
 	{"net", required_argument, NULL, OPTION_NET},
+	{"disk", required_argument, NULL, OPTION_DISK},
+	{"cdrom", required_argument, NULL, OPTION_CDROM},
 	{"help", no_argument, NULL, OPTION_HELP},
 	{NULL, 0, NULL, 0},
 };
@@ -402,6 +405,9 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		return tune_of(value, options);
 	case OPTION_NET:
 		return net_options_parse(machine, value, &options->no_network);
+	case OPTION_DISK:
+	case OPTION_CDROM:
+		return disk_options_add(&options->disk, machine, value, code == OPTION_CDROM);
 	case OPTION_STATE_HASH:
 		options->state_hash = true;
 		return 0;
@@ -521,6 +527,7 @@ int options_parse(struct options *options, int argc, char **argv)
 
 void options_free(struct options *options)
 {
+	disk_options_free(&options->disk);
 	free(options->kernel_cache);
 	options->kernel_cache = NULL;
 	free(options->cpu_model);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "config/disk_options.h"
 #include "machine/machine_config.h"
 
 struct options {
@@ -15,6 +16,7 @@ struct options {
 	bool tune_list;                /* --tune list was given; nothing behind it was checked */
 	bool no_network;               /* --net none */
 	bool no_kernel_cache;          /* --kernel-cache off */
+	struct disk_options disk;      /* the texts of --disk and --cdrom */
 	char *kernel_cache;            /* owned: the default folder for unpacked kernels, or NULL */
 	char *cpu_model;               /* owned: the MODEL of --cpu MODEL,+feature,… */
 };

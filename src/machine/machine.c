@@ -21,6 +21,11 @@ void machine_lock(struct machine *machine)
 	pthread_mutex_lock(&machine->lock);
 }
 
+bool machine_trylock(struct machine *machine)
+{
+	return pthread_mutex_trylock(&machine->lock) == 0;
+}
+
 static void kick_all(struct machine *machine)
 {
 	for (unsigned i = 0; i < machine->config.cpu_count; i++)

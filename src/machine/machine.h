@@ -175,6 +175,7 @@ void machine_device_exit(struct machine *machine, int status);
 /* Around every use of a device from outside a device callback. Unlocking sends what the devices left to send.
  */
 void machine_lock(struct machine *machine);
+bool machine_trylock(struct machine *machine);
 void machine_unlock(struct machine *machine);
 
 /* For devices, under lock: an interrupt message to the local APICs; the level of the 8259 pair's INTR. */

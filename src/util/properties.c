@@ -67,6 +67,19 @@ const char *properties_first(struct properties *list)
 	return list->item[0].key;
 }
 
+const char *properties_name(struct properties *list)
+{
+	struct property *item = &list->item[0];
+
+	if (!list->count)
+		return NULL;
+	if (item->value)
+		list->copy[item->value - 1 - list->copy] = '=';
+	item->value = NULL;
+	item->used = true;
+	return item->key;
+}
+
 static struct property *find(struct properties *list, const char *key)
 {
 	struct property *found = NULL;

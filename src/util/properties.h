@@ -31,6 +31,9 @@ void properties_free(struct properties *list);
 /* The first item where it is a word without "=" (a file name, a kind), marked as used; else NULL. */
 const char *properties_first(struct properties *list);
 
+/* The first item as a whole, also with a "=" in it: a file name or address that always comes first. Marked as used. */
+const char *properties_name(struct properties *list);
+
 /* The value of key, marked as used: NULL where it is not given; "" where it is given without a value. */
 const char *properties_get(struct properties *list, const char *key);
 
