@@ -12,7 +12,7 @@ check_long_packages := $(check_packages) stress-ng
 # Peers that cannot be installed are left out.
 bench_packages := qemu-system-x86 bochs bochsbios vgabios isolinux syslinux-common xorriso
 
-.PHONY: all demo check check-long bench install clean help
+.PHONY: all demo check check-long bench image install clean help
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) nestor
 
@@ -21,6 +21,7 @@ help:
 	@echo "make check     run all tests, in the ordinary and in the sanitized build"
 	@echo "make check-long  run more whole guests, stress-ng in them among others"
 	@echo "make bench     measure Nestor beside QEMU TCG and Bochs on the same guests (BENCH=\"--only nestor --runs 1\")"
+	@echo "make image     build a Debian 12 disk image with KVM, libvirt and a guest in it: .cache/image/debian.img"
 	@echo "make install   install nestor and its man page below PREFIX ($(PREFIX))"
 	@echo "make clean     remove what was built (.cache, with Debian's kernel, stays)"
 
@@ -66,6 +67,10 @@ bench:
 	@ninja --quiet -C $(BUILD) nestor
 	@ninja --quiet -C $(STATIC) nestor
 	@bench/run --nestor $(BUILD)/nestor --static $(STATIC)/nestor --output $(BUILD)/bench $(BENCH)
+
+image:
+	@mkdir -p .cache/image
+	@scripts/image/build .cache/image/debian.img
 
 install:
 	@scripts/need $(build_packages)
