@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "boot/aml.h"
 #include "boot/loader.h"
 #include "util/error.h"
 
@@ -93,29 +92,6 @@ static void put_port(uint8_t *to, uint16_t port, uint8_t bits, uint8_t access)
 
 /* --- DSDT --- */
 
-static void add_root_bridge(struct aml *aml, const struct boot_platform *platform)
-{
-	aml_device(aml, "PCI0");
-	aml_name(aml, "_HID"), aml_eisa_id(aml, platform->ecam ? "PNP0A08" : "PNP0A03");
-	if (platform->ecam)
-		aml_name(aml, "_CID"), aml_eisa_id(aml, "PNP0A03");
-	aml_name(aml, "_UID"), aml_integer(aml, 0);
-	aml_name(aml, "_BBN"), aml_integer(aml, 0);
-	aml_name(aml, "_CRS");
-	aml_resources(aml);
-	aml_bus_range(aml, 0, 0xff);
-	aml_io(aml, 0xcf8, 8);
-	aml_io_window(aml, 0, 0xcf7);
-	aml_io_window(aml, 0xd00, 0xffff);
-	aml_memory_window(aml, 0xa0000, 0xbffff);
-	if (platform->pci_hole < platform->pci_hole_end && platform->pci_hole_end <= 1ull << 32)
-		aml_memory_window(aml, (uint32_t)platform->pci_hole, (uint32_t)(platform->pci_hole_end - 1));
-	if (platform->pci_high < platform->pci_high_end)
-		aml_memory_window64(aml, platform->pci_high, platform->pci_high_end - 1);
-	aml_resources_end(aml);
-	aml_end(aml);
-}
-
 /* A device of ISA's time: up to two port ranges and an interrupt. */
 struct legacy_device {
 	const char *name, *hid;
@@ -173,9 +149,7 @@ static void add_board(struct aml *aml, const struct boot_platform *platform)
 	aml_name(aml, "_UID"), aml_integer(aml, 0);
 	aml_name(aml, "_CRS");
 	aml_resources(aml);
-	aml_io(aml, platform->pm_base, 0x10);
-	if (platform->gpe0_length)
-		aml_io(aml, platform->gpe0_base, platform->gpe0_length);
+	aml_io(aml, platform->pm_base, 0x80);
 	if (platform->debug_exit_port)
 		aml_io(aml, platform->debug_exit_port, 4);
 	if (platform->ecam && platform->ecam <= (1ull << 32) - (256u << 20))
@@ -220,7 +194,7 @@ static int write_dsdt(struct writer *writer, const struct boot_request *request,
 	aml_scope(&aml, "\\_SB");
 	add_processors(&aml, request->cpu_count);
 	if (platform->pci)
-		add_root_bridge(&aml, platform);
+		acpi_add_pci(&aml, platform);
 	add_legacy_devices(&aml, platform);
 	add_board(&aml, platform);
 	aml_end(&aml);

@@ -17,10 +17,14 @@ enum {
 	AML_SCOPE = 0x10,
 	AML_BUFFER = 0x11,
 	AML_PACKAGE = 0x12,
+	AML_METHOD = 0x14,
 	AML_DUAL_NAME = 0x2e,
 	AML_MULTI_NAME = 0x2f,
 	AML_EXTENDED = 0x5b,
+	AML_EXTENDED_REGION = 0x80,
+	AML_EXTENDED_FIELD = 0x81,
 	AML_EXTENDED_DEVICE = 0x82,
+	AML_IF = 0xa0,
 };
 
 static void append(struct aml *aml, const void *data, size_t size)
@@ -126,6 +130,69 @@ void aml_device(struct aml *aml, const char *path)
 	append_path(aml, path);
 }
 
+void aml_method(struct aml *aml, const char *path, uint8_t flags)
+{
+	append_byte(aml, AML_METHOD);
+	open_body(aml);
+	append_path(aml, path);
+	append_byte(aml, flags);
+}
+
+void aml_if(struct aml *aml)
+{
+	append_byte(aml, AML_IF);
+	open_body(aml);
+}
+
+void aml_field(struct aml *aml, const char *region)
+{
+	append_byte(aml, AML_EXTENDED);
+	append_byte(aml, AML_EXTENDED_FIELD);
+	open_body(aml);
+	append_path(aml, region);
+	append_byte(aml, 1); /* byte accesses, no lock, preserve */
+}
+
+/* PkgLength alone, as fields use it for their widths: it does not count itself. */
+static void field_bits(struct aml *aml, uint8_t bits)
+{
+	if (bits > 63)
+		aml->failed = true;
+	append_byte(aml, bits);
+}
+
+void aml_field_unit(struct aml *aml, const char *name, uint8_t bits)
+{
+	append_path(aml, name);
+	field_bits(aml, bits);
+}
+
+void aml_field_skip(struct aml *aml, uint8_t bits)
+{
+	append_byte(aml, 0);
+	field_bits(aml, bits);
+}
+
+void aml_region(struct aml *aml, const char *path, uint8_t space, uint64_t offset, uint64_t size)
+{
+	append_byte(aml, AML_EXTENDED);
+	append_byte(aml, AML_EXTENDED_REGION);
+	append_path(aml, path);
+	append_byte(aml, space);
+	aml_integer(aml, offset);
+	aml_integer(aml, size);
+}
+
+void aml_op(struct aml *aml, enum aml_opcode opcode)
+{
+	append_byte(aml, (uint8_t)opcode);
+}
+
+void aml_path(struct aml *aml, const char *path)
+{
+	append_path(aml, path);
+}
+
 void aml_package(struct aml *aml, uint8_t count)
 {
 	append_byte(aml, AML_PACKAGE);
@@ -183,6 +250,15 @@ void aml_eisa_id(struct aml *aml, const char *id)
 	append(aml, &value, 4);
 }
 
+void aml_buffer(struct aml *aml, const uint8_t *data, uint8_t size)
+{
+	append_byte(aml, AML_BUFFER);
+	open_body(aml);
+	aml_integer(aml, size);
+	append(aml, data, size);
+	aml_end(aml);
+}
+
 /* The buffer's size precedes its bytes and is known last: room for a word constant is kept for it. */
 void aml_resources(struct aml *aml)
 {
@@ -233,6 +309,14 @@ void aml_irq(struct aml *aml, uint8_t irq)
 	uint8_t descriptor[3] = {0x22};
 
 	put_u16(descriptor + 1, (uint16_t)(1u << (irq & 15)));
+	append(aml, descriptor, sizeof(descriptor));
+}
+
+void aml_irq_level(struct aml *aml, uint16_t irqs)
+{
+	uint8_t descriptor[4] = {0x23, 0, 0, 0x18 /* level, active low, shared */};
+
+	put_u16(descriptor + 1, irqs);
 	append(aml, descriptor, sizeof(descriptor));
 }
 

@@ -2,6 +2,7 @@
 #ifndef NESTOR_BOOT_LOADER_H
 #define NESTOR_BOOT_LOADER_H
 
+#include "boot/aml.h"
 #include "boot/boot.h"
 #include "boot/file.h"
 #include "boot/layout.h"
@@ -65,6 +66,8 @@ int firmware_claim(struct loader *loader);
 int firmware_write(struct loader *loader);
 int acpi_write(const struct boot_request *request, const struct guest_memory *memory, uint8_t *host,
                uint64_t gpa, uint64_t room);
+/* The PCI root bridge, inside \_SB of the DSDT. */
+void acpi_add_pci(struct aml *aml, const struct boot_platform *platform);
 int smbios_write(const struct boot_request *request, const struct guest_memory *memory, uint8_t *host,
                  uint64_t gpa, uint64_t room);
 
