@@ -21,7 +21,33 @@ struct writer {
 	bool full;
 	uint32_t table[TABLES_MAX]; /* what RSDT and XSDT list */
 	unsigned table_count;
+	struct acpi_fixups *fixups; /* or NULL */
 };
+
+static void note(struct writer *writer, struct acpi_fixup fixup)
+{
+	struct acpi_fixups *fixups = writer->fixups;
+
+	if (!fixups)
+		return;
+	if (fixups->count == ACPI_FIXUPS_MAX)
+		writer->full = true;
+	else
+		fixups->item[fixups->count++] = fixup;
+}
+
+/* The `size` bytes at `at` hold an address within the tables. */
+static void note_pointer(struct writer *writer, bool in_rsdp, uint32_t at, uint8_t size)
+{
+	note(writer, (struct acpi_fixup){.in_rsdp = in_rsdp, .at = at, .size = size});
+}
+
+/* The byte at `at` makes [start, start + length) add up to 0. */
+static void note_checksum(struct writer *writer, bool in_rsdp, uint32_t at, uint32_t start, uint32_t length)
+{
+	note(writer, (struct acpi_fixup){
+	                 .in_rsdp = in_rsdp, .at = at, .is_checksum = true, .start = start, .length = length});
+}
 
 /* Room for size bytes at a multiple of align; a scratch page where there is none. */
 static uint8_t *take(struct writer *writer, uint64_t size, uint64_t align, uint32_t *gpa)
@@ -66,11 +92,12 @@ static uint32_t finish(struct writer *writer, const char *signature, uint8_t rev
 	host = take(writer, size, 16, &gpa);
 	if (host)
 		memcpy(host, table, size);
+	note_checksum(writer, false, gpa + 9, gpa, size);
 	return gpa;
 }
 
-static void finish_listed(struct writer *writer, const char *signature, uint8_t revision, uint8_t *table,
-                          uint32_t size)
+static uint32_t finish_listed(struct writer *writer, const char *signature, uint8_t revision, uint8_t *table,
+                              uint32_t size)
 {
 	uint32_t gpa = finish(writer, signature, revision, table, size);
 
@@ -78,6 +105,7 @@ static void finish_listed(struct writer *writer, const char *signature, uint8_t 
 		writer->table[writer->table_count++] = gpa;
 	else
 		writer->full = true;
+	return gpa;
 }
 
 /* Generic Address Structure for a port. access: 1 byte, 2 word, 3 dword. */
@@ -237,6 +265,11 @@ static void write_fadt(struct writer *writer, const struct boot_platform *platfo
 	                    FEATURE_NO_SLEEP_BUTTON | FEATURE_NO_RTC_WAKE | FEATURE_TIMER_32;
 	uint16_t event = platform->pm_base, control = (uint16_t)(platform->pm_base + 4),
 	         timer = (uint16_t)(platform->pm_base + 8);
+	/* FIRMWARE_CTRL, DSDT and their extended forms */
+	static const struct {
+		uint8_t at, size;
+	} pointer[] = {{36, 4}, {40, 4}, {132, 8}, {140, 8}};
+	uint32_t gpa;
 
 	put_u32(table + 36, facs);
 	put_u32(table + 40, dsdt);
@@ -270,7 +303,9 @@ static void write_fadt(struct writer *writer, const struct boot_platform *platfo
 	put_port(table + 208, timer, 32, 3);
 	if (platform->gpe0_length)
 		put_port(table + 220, platform->gpe0_base, (uint8_t)(platform->gpe0_length * 8), 1);
-	finish_listed(writer, "FACP", 3, table, sizeof(table));
+	gpa = finish_listed(writer, "FACP", 3, table, sizeof(table));
+	for (size_t i = 0; i < sizeof(pointer) / sizeof(pointer[0]); i++)
+		note_pointer(writer, false, gpa + pointer[i].at, pointer[i].size);
 }
 
 static uint32_t write_facs(struct writer *writer)
@@ -369,6 +404,10 @@ static void write_roots(struct writer *writer, uint8_t *rsdp)
 	}
 	rsdt_gpa = finish(writer, "RSDT", 1, rsdt, TABLE_HEADER + 4 * writer->table_count);
 	xsdt_gpa = finish(writer, "XSDT", 1, xsdt, TABLE_HEADER + 8 * writer->table_count);
+	for (unsigned i = 0; i < writer->table_count; i++) {
+		note_pointer(writer, false, rsdt_gpa + TABLE_HEADER + 4 * i, 4);
+		note_pointer(writer, false, xsdt_gpa + TABLE_HEADER + 8 * i, 8);
+	}
 	memcpy(rsdp, "RSD PTR ", 8);
 	memcpy(rsdp + 9, "NESTOR", 6);
 	rsdp[15] = 2; /* revision */
@@ -376,15 +415,19 @@ static void write_roots(struct writer *writer, uint8_t *rsdp)
 	put_u32(rsdp + 20, 36);
 	put_u64(rsdp + 24, xsdt_gpa);
 	rsdp[8] = checksum(rsdp, 20);
-	rsdp[32] = checksum(rsdp, 36);
+	rsdp[32] = checksum(rsdp, ACPI_RSDP_SIZE);
+	note_pointer(writer, true, 16, 4);
+	note_pointer(writer, true, 24, 8);
+	note_checksum(writer, true, 8, 0, 20);
+	note_checksum(writer, true, 32, 0, ACPI_RSDP_SIZE);
 }
 
 int acpi_write(const struct boot_request *request, const struct guest_memory *memory, uint8_t *host,
-               uint64_t gpa, uint64_t room)
+               uint64_t gpa, uint64_t room, struct acpi_fixups *fixups)
 {
-	struct writer writer = {.host = host, .gpa = gpa, .room = room};
+	struct writer writer = {.host = host, .gpa = gpa, .room = room, .fixups = fixups};
 	uint32_t rsdp_gpa, dsdt = 0, facs;
-	uint8_t *rsdp = take(&writer, 36, 16, &rsdp_gpa);
+	uint8_t *rsdp = take(&writer, ACPI_RSDP_SIZE, 16, &rsdp_gpa);
 	int status;
 
 	facs = write_facs(&writer);
@@ -403,5 +446,7 @@ int acpi_write(const struct boot_request *request, const struct guest_memory *me
 		return error_set(ENOSPC,
 		                 "the ACPI tables for %u CPUs do not fit into %llu KiB; give fewer --cpus",
 		                 request->cpu_count, (unsigned long long)(room >> 10));
+	if (fixups)
+		fixups->size = (uint32_t)writer.at;
 	return 0;
 }

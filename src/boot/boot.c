@@ -93,7 +93,7 @@ static int load_kernel(struct loader *loader)
 	    kernel->size > 2 ? kernel->data[2] : 0, kernel->size > 3 ? kernel->data[3] : 0);
 }
 
-static void fill_defaults(struct boot_request *request)
+void request_fill_defaults(struct boot_request *request)
 {
 	struct boot_platform *platform = &request->platform;
 
@@ -137,7 +137,7 @@ int boot_load(const struct boot_request *request, const struct guest_memory *mem
 	if (request->module_count > BOOT_MODULES)
 		return error_set(E2BIG, "%u modules; at most %d can be given", request->module_count,
 		                 BOOT_MODULES);
-	fill_defaults(&filled);
+	request_fill_defaults(&filled);
 	loader = calloc(1, sizeof(*loader));
 	if (!loader)
 		return error_set(ENOMEM, "the host has no memory to load %s", request->kernel);

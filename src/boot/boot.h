@@ -67,6 +67,7 @@ struct boot_request {
 	enum boot_mode mode;
 	const char *kernel_cache; /* folder for unpacked kernels (kernel_cache.h), or NULL */
 	unsigned cpu_count;       /* APIC IDs 0 … cpu_count - 1; 0 counts as 1 */
+	uint8_t uuid[16];         /* the system's, as SMBIOS type 1 stores it; zeros: none */
 	struct boot_platform platform;
 };
 
@@ -87,15 +88,21 @@ int boot_load(const struct boot_request *request, const struct guest_memory *mem
 enum {
 	BOOT_FW_CFG_RAM_SIZE = 0x03,          /* u64 */
 	BOOT_FW_CFG_CPU_COUNT = 0x05,         /* u16 */
+	BOOT_FW_CFG_KERNEL_SIZE = 0x08,       /* u32, as all sizes that follow; for firmware that starts a kernel */
+	BOOT_FW_CFG_INITRD_SIZE = 0x0b,
 	BOOT_FW_CFG_MAX_CPUS = 0x0f,          /* u16 */
-	BOOT_FW_CFG_COMMAND_LINE_SIZE = 0x14, /* u32, with the terminating zero */
+	BOOT_FW_CFG_KERNEL = 0x11,
+	BOOT_FW_CFG_INITRD = 0x12,
+	BOOT_FW_CFG_COMMAND_LINE_SIZE = 0x14, /* with the terminating zero */
 	BOOT_FW_CFG_COMMAND_LINE = 0x15,
-	BOOT_FW_CFG_FIRST_FILE = 0x20, /* files take keys from here on in the list's order */
+	BOOT_FW_CFG_SETUP_SIZE = 0x17,
+	BOOT_FW_CFG_SETUP = 0x18,
+	BOOT_FW_CFG_FILE = 0x20, /* of every named file; the device gives it its own key */
 };
 
 struct boot_fw_cfg_item {
 	uint16_t key;  /* BOOT_FW_CFG_* */
-	char name[56]; /* of a file in the directory, else empty */
+	char name[56]; /* of a BOOT_FW_CFG_FILE, else empty */
 	uint32_t size;
 	uint8_t *data; /* owned by the list; integers in little-endian order */
 };
@@ -112,9 +119,17 @@ struct boot_fw_cfg {
  */
 int boot_fw_cfg_make(const struct boot_request *request, const struct guest_memory *memory,
                      uint64_t feature_control, struct boot_fw_cfg *list);
+/*
+ * The same for firmware that boots by itself: also the ACPI and SMBIOS tables, the sleep states, and request->kernel,
+ * where there is one, for firmware that starts it. console_port: of the serial port that a BIOS without display is to
+ * use as its console, or 0. Returns 0, or a negative errno with error_text().
+ */
+int boot_firmware_items(const struct boot_request *request, const struct guest_memory *memory,
+                        uint64_t feature_control, uint16_t console_port, struct boot_fw_cfg *list);
 void boot_fw_cfg_free(struct boot_fw_cfg *list);
 
-/* RAM that the guest may use, in bytes. */
+/* RAM that the guest may use, in bytes; and where what lies below 4 GiB ends. */
 uint64_t boot_ram_size(const struct guest_memory *memory);
+uint64_t boot_low_ram_end(const struct guest_memory *memory);
 
 #endif

@@ -92,3 +92,16 @@ uint64_t boot_ram_size(const struct guest_memory *memory)
 			size += memory->slot[i].size;
 	return size;
 }
+
+uint64_t boot_low_ram_end(const struct guest_memory *memory)
+{
+	uint64_t end = 0;
+
+	for (unsigned i = 0; i < memory->slot_count; i++) {
+		const struct guest_memory_slot *slot = &memory->slot[i];
+
+		if (!slot->read_only && slot->gpa < 1ull << 32 && slot->gpa + slot->size > end)
+			end = slot->gpa + slot->size;
+	}
+	return end;
+}

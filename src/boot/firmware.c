@@ -99,10 +99,11 @@ int firmware_write(struct loader *loader)
 
 	memset(acpi, 0, LOW_ACPI_SIZE);
 	memset(smbios, 0, LOW_SMBIOS_SIZE);
-	status = acpi_write(loader->request, memory, acpi, LOW_ACPI, LOW_ACPI_SIZE);
+	status = acpi_write(loader->request, memory, acpi, LOW_ACPI, LOW_ACPI_SIZE, NULL);
 	if (!status)
-		status = smbios_write(loader->request, memory, smbios, LOW_SMBIOS, STUB_IRET & ~0xfffu);
-	if (status)
+		status =
+		    smbios_write(loader->request, memory, smbios, LOW_SMBIOS, STUB_IRET & ~0xfffu, true);
+	if (status < 0)
 		return status;
 	write_vectors(loader);
 	write_bios_data(loader);

@@ -29,6 +29,9 @@ struct e820_entry {
 	uint32_t type;
 };
 
+/* The platform's and the request's values that stand for a default become that. */
+void request_fill_defaults(struct boot_request *request);
+
 /* Fills entry[] in ascending order; returns how many (at most E820_ENTRIES). */
 unsigned e820_make(const struct boot_request *request, const struct guest_memory *memory,
                    struct e820_entry entry[E820_ENTRIES]);
@@ -64,12 +67,46 @@ int pvh_load(struct loader *loader);
 int firmware_claim(struct loader *loader);
 /* Writes the BIOS data area, interrupt vectors, ACPI and SMBIOS tables. 0, or -errno with error_text(). */
 int firmware_write(struct loader *loader);
+
+#define ACPI_RSDP_SIZE   36
+#define ACPI_TABLES_AT   64 /* where the first table (the FACS) follows the RSDP in what acpi_write writes */
+#define ACPI_FIXUPS_MAX  96
+
+/* What firmware that puts the tables elsewhere must do over: pointers first, then checksums, in this order. */
+struct acpi_fixups {
+	struct acpi_fixup {
+		bool in_rsdp;           /* `at` and `start` are offsets in the RSDP, else guest-physical addresses */
+		bool is_checksum;       /* else a pointer to a guest-physical address */
+		uint8_t size;           /* of a pointer, bytes */
+		uint32_t at;            /* the pointer or the checksum byte */
+		uint32_t start, length; /* what the checksum covers */
+	} item[ACPI_FIXUPS_MAX];
+	unsigned count;
+	uint32_t size; /* of everything, the RSDP included */
+};
+
+/*
+ * Writes the RSDP to host, where the guest sees gpa, and the tables after it; room: bytes. fixups: filled in, or NULL.
+ * Returns 0, or a negative errno with error_text().
+ */
 int acpi_write(const struct boot_request *request, const struct guest_memory *memory, uint8_t *host,
-               uint64_t gpa, uint64_t room);
+               uint64_t gpa, uint64_t room, struct acpi_fixups *fixups);
 /* The PCI root bridge, inside \_SB of the DSDT. */
 void acpi_add_pci(struct aml *aml, const struct boot_platform *platform);
+
+#define SMBIOS_ENTRY_POINT_SIZE 31
+#define SMBIOS_STRUCTURES_AT    32 /* after the entry point */
+/*
+ * Writes the SMBIOS structures and their entry point. with_firmware: also type 0, BIOS Information, which firmware
+ * adds by itself. Returns the bytes written, or a negative errno with error_text().
+ */
 int smbios_write(const struct boot_request *request, const struct guest_memory *memory, uint8_t *host,
-                 uint64_t gpa, uint64_t room);
+                 uint64_t gpa, uint64_t room, bool with_firmware);
+
+/* Appends an item with a copy of data. name: of a BOOT_FW_CFG_FILE, or NULL. Returns 0, or -ENOMEM with error_text(). */
+int fw_cfg_list_add(struct boot_fw_cfg *list, uint16_t key, const char *name, const void *data, size_t size);
+/* Adds the files of ACPI and SMBIOS tables. Returns 0, or a negative errno with error_text(). */
+int tables_add(struct boot_fw_cfg *list, const struct boot_request *request, const struct guest_memory *memory);
 
 /*
  * Start states. Both write a flat GDT (code 0x10, data 0x18) at LOW_GDT. Interrupts are off; the caller adds

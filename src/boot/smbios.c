@@ -8,7 +8,7 @@
 #include "boot/loader.h"
 #include "util/error.h"
 
-#define ENTRY_POINT_SIZE 31
+#define ENTRY_POINT_SIZE SMBIOS_ENTRY_POINT_SIZE
 
 struct writer {
 	uint8_t *host;
@@ -59,14 +59,27 @@ static void add_firmware(struct writer *writer)
 	add(writer, 0, part, sizeof(part), text);
 }
 
-static void add_system(struct writer *writer)
+static void add_system(struct writer *writer, const struct boot_request *request)
 {
 	static const char *const text[] = {"Nestor", "Virtual Machine", "1", NULL};
 	uint8_t part[27] = {1 /* System Information */};
 
 	part[4] = 1, part[5] = 2, part[6] = 3;
+	memcpy(part + 8, request->uuid, sizeof(request->uuid));
 	part[24] = 6; /* wake-up: power switch */
 	add(writer, 0x100, part, sizeof(part), text);
+}
+
+static void add_chassis(struct writer *writer)
+{
+	static const char *const text[] = {"Nestor", "1", NULL};
+	uint8_t part[22] = {3 /* System Enclosure or Chassis */};
+
+	part[4] = 1, part[5] = 1; /* type: other */
+	part[6] = 2;
+	part[9] = part[10] = part[11] = 3; /* boot, power and thermal state: safe */
+	part[12] = 2;                      /* security: unknown */
+	add(writer, 0x300, part, sizeof(part), text);
 }
 
 static void add_processor(struct writer *writer, unsigned index)
@@ -118,6 +131,44 @@ static void add_memory(struct writer *writer, uint64_t bytes)
 	add(writer, 0x1100, device, sizeof(device), text);
 }
 
+/* Memory Array Mapped Address: where the guest finds [start, end). */
+static void add_mapped(struct writer *writer, unsigned index, uint64_t start, uint64_t end)
+{
+	uint8_t part[31] = {19};
+
+	if (start >> 10 < UINT32_MAX && (end - 1) >> 10 < UINT32_MAX) {
+		put_u32(part + 4, (uint32_t)(start >> 10));
+		put_u32(part + 8, (uint32_t)((end - 1) >> 10));
+	} else {
+		put_u32(part + 4, UINT32_MAX), put_u32(part + 8, UINT32_MAX);
+		put_u64(part + 15, start), put_u64(part + 23, end - 1);
+	}
+	put_u16(part + 12, 0x1000);
+	part[14] = 1; /* one device wide */
+	add(writer, (uint16_t)(0x1300 + index), part, sizeof(part), NULL);
+}
+
+/* What lies below 4 GiB counts as one piece: the hole for the VGA is memory that firmware gets back nowhere. */
+static void add_ranges(struct writer *writer, const struct guest_memory *memory)
+{
+	uint64_t low_end = boot_low_ram_end(memory);
+	unsigned index = 0;
+
+	if (low_end)
+		add_mapped(writer, index++, 0, low_end);
+	for (unsigned i = 0; i < memory->slot_count; i++)
+		if (!memory->slot[i].read_only && memory->slot[i].gpa >= 1ull << 32)
+			add_mapped(writer, index++, memory->slot[i].gpa,
+			           memory->slot[i].gpa + memory->slot[i].size);
+}
+
+static void add_boot_status(struct writer *writer)
+{
+	uint8_t part[11] = {32 /* System Boot Information */}; /* status 0: no errors detected */
+
+	add(writer, 0x2000, part, sizeof(part), NULL);
+}
+
 static uint8_t checksum(const uint8_t *data, size_t size)
 {
 	uint8_t sum = 0;
@@ -135,8 +186,8 @@ static void write_entry_point(uint8_t *entry, const struct writer *writer, uint6
 	entry[6] = 2, entry[7] = 8;
 	put_u16(entry + 8, (uint16_t)writer->largest);
 	memcpy(entry + 16, "_DMI_", 5);
-	put_u16(entry + 22, (uint16_t)(writer->at - 32));
-	put_u32(entry + 24, (uint32_t)gpa + 32);
+	put_u16(entry + 22, (uint16_t)(writer->at - SMBIOS_STRUCTURES_AT));
+	put_u32(entry + 24, (uint32_t)gpa + SMBIOS_STRUCTURES_AT);
 	put_u16(entry + 28, (uint16_t)writer->count);
 	entry[30] = 0x28;
 	entry[21] = checksum(entry + 16, 15);
@@ -144,20 +195,24 @@ static void write_entry_point(uint8_t *entry, const struct writer *writer, uint6
 }
 
 int smbios_write(const struct boot_request *request, const struct guest_memory *memory, uint8_t *host,
-                 uint64_t gpa, uint64_t room)
+                 uint64_t gpa, uint64_t room, bool with_firmware)
 {
-	struct writer writer = {.host = host, .room = room, .at = 32};
+	struct writer writer = {.host = host, .room = room, .at = SMBIOS_STRUCTURES_AT};
 	uint8_t end[4] = {127 /* End-of-Table */};
 
-	add_firmware(&writer);
-	add_system(&writer);
+	if (with_firmware)
+		add_firmware(&writer);
+	add_system(&writer, request);
+	add_chassis(&writer);
 	for (unsigned i = 0; i < request->cpu_count; i++)
 		add_processor(&writer, i);
 	add_memory(&writer, boot_ram_size(memory));
+	add_ranges(&writer, memory);
+	add_boot_status(&writer);
 	add(&writer, 0x7f00, end, sizeof(end), NULL);
 	if (writer.full)
 		return error_set(ENOSPC, "the SMBIOS tables for %u CPUs do not fit; give fewer --cpus",
 		                 request->cpu_count);
 	write_entry_point(host, &writer, gpa);
-	return 0;
+	return (int)writer.at;
 }

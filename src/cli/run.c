@@ -27,11 +27,10 @@ static int run(const struct options *options)
 	struct machine *machine;
 	int status;
 
-	if (config->firmware)
-		return usage_error("run", "--firmware %s: starting firmware is not implemented yet; use --kernel",
-				   config->firmware);
 	if (cpu_model_make(&model, &config->cpu))
 		return usage_error("run", "%s", error_text());
+	if (config->firmware)
+		model.vmx_firmware = VMX_FIRMWARE_UNLOCKED; /* until firmware does as fw_cfg tells it */
 	engine = engine_select(config);
 	if (!engine)
 		return usage_error("run", "%s", error_text());

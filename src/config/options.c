@@ -7,6 +7,7 @@
 
 #include "config/net_options.h"
 #include "config/virtio_options.h"
+#include "config/firmware_options.h"
 #include "util/error.h"
 
 #define MEMORY_MIN (1ull << 20)
@@ -20,6 +21,7 @@ enum option_code {
 	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE, OPTION_STATE_HASH,
 	OPTION_NET,
 	OPTION_DISK, OPTION_CDROM,
+	OPTION_FIRMWARE_VARS, OPTION_FW_CFG, OPTION_DEBUG_PORT, OPTION_UUID,
 	OPTION_HELP,
 	OPTION_CONSOLE, OPTION_RNG,
 };
@@ -30,6 +32,10 @@ static const struct option long_options[] = {
 	{"append", required_argument, NULL, OPTION_APPEND},
 	{"module", required_argument, NULL, OPTION_MODULE},
 	{"firmware", required_argument, NULL, OPTION_FIRMWARE},
+	{"firmware-vars", required_argument, NULL, OPTION_FIRMWARE_VARS},
+	{"fw-cfg", required_argument, NULL, OPTION_FW_CFG},
+	{"debug-port", required_argument, NULL, OPTION_DEBUG_PORT},
+	{"uuid", required_argument, NULL, OPTION_UUID},
 	{"boot", required_argument, NULL, OPTION_BOOT},
 	{"kernel-cache", required_argument, NULL, OPTION_KERNEL_CACHE},
 	{"memory", required_argument, NULL, OPTION_MEMORY},
@@ -335,7 +341,15 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 	case OPTION_INITRD:
 		return path_of("initrd", value, &machine->initrd);
 	case OPTION_FIRMWARE:
-		return path_of("firmware", value, &machine->firmware);
+		return firmware_option(options, value);
+	case OPTION_FIRMWARE_VARS:
+		return firmware_vars_option(options, value);
+	case OPTION_FW_CFG:
+		return fw_cfg_option(options, value);
+	case OPTION_DEBUG_PORT:
+		return debug_port_option(options, value);
+	case OPTION_UUID:
+		return uuid_option(options, value);
 	case OPTION_APPEND:
 		if (machine->append)
 			return error_set(EINVAL, "--append: given twice; write one string");
@@ -431,11 +445,11 @@ static int check_together(const struct machine_config *machine)
 		if (machine->serial[i] && !strcmp(machine->serial[i], "stdio") && has_terminal(machine->console))
 			return error_set(EINVAL, "--serial stdio and --console stdio: only one can have the terminal");
 	if (!machine->kernel && !machine->firmware)
-		return error_set(EINVAL, "nothing to run: give --kernel FILE (see nestor run --help)");
-	if (machine->kernel && machine->firmware)
-		return error_set(EINVAL, "--kernel and --firmware exclude each other");
-	if (machine->firmware && (machine->initrd || machine->append || machine->module_count))
+		return error_set(EINVAL, "nothing to run: give --kernel FILE, --disk FILE or --firmware uefi (see nestor run --help)");
+	if (!machine->kernel && (machine->initrd || machine->append || machine->module_count))
 		return error_set(EINVAL, "--initrd, --append and --module need --kernel");
+	if (machine->firmware && machine->module_count)
+		return error_set(EINVAL, "--module: firmware loads no modules; leave --firmware out");
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->engine == MACHINE_ENGINE_KVM)
 		return error_set(EINVAL, "--clock deterministic needs --engine soft: hardware does not count alike");
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->cpu_count > 1)
@@ -522,6 +536,8 @@ int options_parse(struct options *options, int argc, char **argv)
 	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC && !options->machine.cpu.tsc_hz)
 		options->machine.cpu.tsc_hz = DETERMINISTIC_TSC_HZ;
 	result = default_kernel_cache(options);
+	if (!result)
+		result = firmware_options_finish(options);
 	return result ? result : check_together(&options->machine);
 }
 
@@ -530,6 +546,7 @@ void options_free(struct options *options)
 	disk_options_free(&options->disk);
 	free(options->kernel_cache);
 	options->kernel_cache = NULL;
+	firmware_options_free(options);
 	free(options->cpu_model);
 	options->cpu_model = NULL;
 	options->machine.cpu.model = NULL;

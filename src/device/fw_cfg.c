@@ -1,16 +1,21 @@
 #include "device/fw_cfg.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "device/devices.h"
+#include "machine/dma.h"
 #include "machine/machine.h"
 #include "util/error.h"
 
-#define FILES     32
+#define FILES     64
 #define KEYS      (FW_CFG_FILE_FIRST + FILES)
 #define NAME_SIZE 56
+
+#define BOOT_PATHS     32
+#define BOOT_PATH_SIZE 128
 
 #define KEY_MASK  0x3fff /* bits 15 and 14: architecture-local, write */
 #define KEY_LOCAL 0x8000
@@ -43,6 +48,8 @@ _Static_assert(sizeof(struct directory_entry) == 64, "the file directory's layou
 struct item {
 	uint8_t *data; /* owned */
 	size_t size;
+	void (*written)(void *context, const uint8_t *data, size_t size); /* NULL: read-only */
+	void *context;
 };
 
 struct fw_cfg {
@@ -53,6 +60,9 @@ struct fw_cfg {
 	uint16_t key;
 	size_t position;
 	uint64_t dma_address;
+	char boot_path[BOOT_PATHS][BOOT_PATH_SIZE];
+	int boot_index[BOOT_PATHS]; /* ascending */
+	unsigned boot_paths;
 };
 
 int fw_cfg_set(struct fw_cfg *fw_cfg, uint16_t key, const void *data, size_t size)
@@ -67,7 +77,8 @@ int fw_cfg_set(struct fw_cfg *fw_cfg, uint16_t key, const void *data, size_t siz
 	if (size)
 		memcpy(copy, data, size);
 	free(fw_cfg->item[key].data);
-	fw_cfg->item[key] = (struct item){copy, size};
+	fw_cfg->item[key].data = copy;
+	fw_cfg->item[key].size = size;
 	return 0;
 }
 
@@ -121,6 +132,45 @@ int fw_cfg_add_file(struct fw_cfg *fw_cfg, const char *name, const void *data, s
 	return publish_directory(fw_cfg);
 }
 
+int fw_cfg_add_writable(struct fw_cfg *fw_cfg, const char *name, const void *data, size_t size,
+                        void (*written)(void *context, const uint8_t *data, size_t size), void *context)
+{
+	int error = fw_cfg_add_file(fw_cfg, name, data, size);
+
+	for (unsigned i = 0; i < fw_cfg->file_count && !error; i++)
+		if (!strcmp(fw_cfg->file[i].name, name)) {
+			fw_cfg->item[FW_CFG_FILE_FIRST + i].written = written;
+			fw_cfg->item[FW_CFG_FILE_FIRST + i].context = context;
+		}
+	return error;
+}
+
+/* ---- the boot order ---- */
+
+int fw_cfg_add_boot_path(struct fw_cfg *fw_cfg, int boot_index, const char *path)
+{
+	char text[sizeof(fw_cfg->boot_path)] = "";
+	unsigned place = 0;
+	size_t length = 0;
+
+	if (boot_index < 0)
+		return 0;
+	if (fw_cfg->boot_paths == BOOT_PATHS || strlen(path) >= sizeof(fw_cfg->boot_path[0]))
+		return error_set(ENOSPC, "%s: too much for the boot order", path);
+	while (place < fw_cfg->boot_paths && fw_cfg->boot_index[place] <= boot_index)
+		place++;
+	for (unsigned i = fw_cfg->boot_paths++; i > place; i--) {
+		fw_cfg->boot_index[i] = fw_cfg->boot_index[i - 1];
+		strcpy(fw_cfg->boot_path[i], fw_cfg->boot_path[i - 1]);
+	}
+	fw_cfg->boot_index[place] = boot_index;
+	strcpy(fw_cfg->boot_path[place], path);
+	for (unsigned i = 0; i < fw_cfg->boot_paths; i++)
+		length += (size_t)snprintf(text + length, sizeof(text) - length, "%s%s", i ? "\n" : "",
+		                           fw_cfg->boot_path[i]);
+	return fw_cfg_add_file(fw_cfg, "bootorder", text, length + 1);
+}
+
 /* ---- the guest's side ---- */
 
 static const struct item *selected(const struct fw_cfg *fw_cfg)
@@ -162,41 +212,61 @@ static void port_write(void *state, uint64_t offset, unsigned size, uint64_t val
 }
 
 /* Copies to guest memory what is left of the item, zeros after its end. False where the range is not RAM. */
-static bool dma_transfer(struct fw_cfg *fw_cfg, uint32_t control, uint64_t address, uint32_t length)
+static bool dma_to_guest(struct fw_cfg *fw_cfg, uint64_t address, uint32_t length)
 {
+	static const uint8_t zeros[4096];
 	const struct item *item = selected(fw_cfg);
 	size_t left = item->size - (fw_cfg->position < item->size ? fw_cfg->position : item->size);
 	size_t take = left < length ? left : length;
 
-	if (control & DMA_READ) {
-		const struct guest_memory_slot *slot =
-		    guest_memory_slot_of(&fw_cfg->machine->memory, GPA(address));
-		uint8_t *to = guest_memory_host(&fw_cfg->machine->memory, GPA(address), length);
-
-		if (length && (!to || slot->read_only))
-			return false;
-		if (take)
-			memcpy(to, item->data + fw_cfg->position, take);
-		if (length > take)
-			memset(to + take, 0, length - take);
-	} else if (control & DMA_WRITE) {
+	if (dma_write(fw_cfg->machine, address, item->data + fw_cfg->position, take))
 		return false;
-	}
 	fw_cfg->position += take;
+	for (uint64_t at = take; at < length;) {
+		size_t part = length - at < sizeof(zeros) ? length - at : sizeof(zeros);
+
+		if (dma_write(fw_cfg->machine, address + at, zeros, part))
+			return false;
+		at += part;
+	}
+	return true;
+}
+
+/* Only what the item holds already can be written, and only items that somebody waits for. */
+static bool dma_from_guest(struct fw_cfg *fw_cfg, uint64_t address, uint32_t length)
+{
+	unsigned key = fw_cfg->key & KEY_MASK;
+	const struct item *item = selected(fw_cfg);
+
+	if (!item->written || fw_cfg->position > item->size || length > item->size - fw_cfg->position ||
+	    dma_read(fw_cfg->machine, address, fw_cfg->item[key].data + fw_cfg->position, length))
+		return false;
+	fw_cfg->position += length;
+	item->written(item->context, item->data, item->size);
+	return true;
+}
+
+static bool dma_transfer(struct fw_cfg *fw_cfg, uint32_t control, uint64_t address, uint32_t length)
+{
+	if (control & DMA_READ)
+		return dma_to_guest(fw_cfg, address, length);
+	if (control & DMA_WRITE)
+		return dma_from_guest(fw_cfg, address, length);
+	size_t size = selected(fw_cfg)->size, left = size - (fw_cfg->position < size ? fw_cfg->position : size);
+
+	fw_cfg->position += left < length ? left : length;
 	return true;
 }
 
 static void dma_run(struct fw_cfg *fw_cfg)
 {
-	uint8_t *place =
-	    guest_memory_host(&fw_cfg->machine->memory, GPA(fw_cfg->dma_address), sizeof(struct dma_command));
 	struct dma_command command;
+	uint64_t place = fw_cfg->dma_address;
 	uint32_t control, result = 0;
 
 	fw_cfg->dma_address = 0;
-	if (!place)
+	if (dma_read(fw_cfg->machine, place, &command, sizeof(command)))
 		return;
-	memcpy(&command, place, sizeof(command));
 	control = __builtin_bswap32(command.control);
 	if (control & DMA_SELECT)
 		select_item(fw_cfg, (uint16_t)(control >> 16));
@@ -204,11 +274,11 @@ static void dma_run(struct fw_cfg *fw_cfg)
 	    !dma_transfer(fw_cfg, control, __builtin_bswap64(command.address),
 	                  __builtin_bswap32(command.length)))
 		result = __builtin_bswap32(DMA_ERROR);
-	memcpy(place, &result, sizeof(result));
+	dma_write(fw_cfg->machine, place, &result, sizeof(result));
 }
 
 /* Two big-endian halves; the low one starts the operation. */
-static uint64_t dma_read(void *state, uint64_t offset, unsigned size)
+static uint64_t dma_port_read(void *state, uint64_t offset, unsigned size)
 {
 	uint64_t value = 0;
 
@@ -217,7 +287,7 @@ static uint64_t dma_read(void *state, uint64_t offset, unsigned size)
 	return value;
 }
 
-static void dma_write(void *state, uint64_t offset, unsigned size, uint64_t value)
+static void dma_port_write(void *state, uint64_t offset, unsigned size, uint64_t value)
 {
 	struct fw_cfg *fw_cfg = state;
 	uint32_t half = __builtin_bswap32((uint32_t)value);
@@ -266,7 +336,7 @@ static int set_defaults(struct fw_cfg *fw_cfg)
 }
 
 static const struct bus_ops port_ops = {2, port_read, port_write};
-static const struct bus_ops dma_ops = {4, dma_read, dma_write};
+static const struct bus_ops dma_ops = {4, dma_port_read, dma_port_write};
 
 int fw_cfg_create(struct machine *machine)
 {

@@ -57,12 +57,8 @@ static int fill_fw_cfg(struct machine *machine, const struct boot_request *reque
 	/* IA32_FEATURE_CONTROL: lock, VMX outside SMX */
 	int error = boot_fw_cfg_make(request, &machine->memory, vmx_locked_on ? 5 : 0, &list);
 
-	for (unsigned i = 0; i < list.count && !error; i++) {
-		const struct boot_fw_cfg_item *item = &list.item[i];
-
-		error = item->name[0] ? fw_cfg_add_file(machine->fw_cfg, item->name, item->data, item->size)
-		                      : fw_cfg_set(machine->fw_cfg, item->key, item->data, item->size);
-	}
+	if (!error)
+		error = machine_fill_fw_cfg(machine, &list);
 	boot_fw_cfg_free(&list);
 	return error;
 }
@@ -104,6 +100,9 @@ int machine_load_guest(struct machine *machine, void *context)
 	struct vcpu_state start;
 	int error = 0;
 
+	memcpy(request.uuid, config->uuid, sizeof(request.uuid));
+	if (config->firmware)
+		return machine_load_firmware(machine, &request);
 	if (!config->kernel)
 		return error_set(EINVAL, "no guest: give --kernel FILE");
 	if (config->module_count > MACHINE_BOOT_MODULES)

@@ -39,6 +39,7 @@ struct ioapic;
 struct pci_host;
 struct pic;
 struct rtc;
+struct shadow;
 
 #define MACHINE_OUTBOX  64
 #define MACHINE_DEVICES 96
@@ -97,6 +98,7 @@ struct machine {
 	struct pci_host *pci;
 	struct pic *pic;
 	struct rtc *rtc;
+	struct shadow *shadow; /* NULL: no firmware */
 	struct irq_pin *pit_pin, *rtc_pin; /* the HPET's legacy replacement cuts these */
 	bool a20;                          /* kept for reading back; A20 is never masked */
 	struct machine_msi outbox[MACHINE_OUTBOX];

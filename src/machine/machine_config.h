@@ -27,6 +27,7 @@ enum machine_on_reset {
 #define MACHINE_BOOT_MODULES 16
 #define MACHINE_DISKS        16
 #define MACHINE_CONSOLES     4
+#define MACHINE_FW_CFG_ITEMS 16
 
 enum disk_interface { DISK_VIRTIO, DISK_AHCI };
 
@@ -39,6 +40,12 @@ struct disk_config {
 	enum disk_interface interface;
 	const char *serial; /* at most 20 printable characters, or NULL */
 	int boot_index;     /* the firmware's order, lowest first; -1: none */
+};
+
+/* --fw-cfg: an item of the user's own. */
+struct machine_fw_cfg {
+	char name[56];
+	const char *file, *text; /* one of them; the other is NULL */
 };
 
 /* All strings are borrowed and must live as long as the machine. */
@@ -66,7 +73,13 @@ struct machine_config {
 	enum machine_boot boot;
 	const char *kernel, *initrd, *append;     /* NULL: none */
 	const char *kernel_cache;                 /* folder where unpacked kernels are kept, or NULL */
-	const char *firmware;                     /* a ROM image instead of direct boot, or NULL */
+	const char *firmware;                     /* a ROM image that starts the guest, or NULL: direct boot */
+	const char *firmware_vars;                /* a file with its flash chip's contents, or NULL */
+	const char *firmware_vars_template;       /* what the chip holds when new, or NULL: no chip without a file */
+	const char *debug_port;                   /* where the firmware's log goes: "stderr", "file:PATH"; NULL: no port */
+	struct machine_fw_cfg fw_cfg[MACHINE_FW_CFG_ITEMS];
+	unsigned fw_cfg_count;
+	uint8_t uuid[16];                         /* the system's, in SMBIOS order */
 	const char *module[MACHINE_BOOT_MODULES]; /* Multiboot: "PATH arguments" */
 	unsigned module_count;
 

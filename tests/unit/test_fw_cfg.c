@@ -56,6 +56,11 @@ static uint32_t dma(uint32_t control, uint32_t length, uint64_t address)
 	return __builtin_bswap32(command[0]);
 }
 
+static void remember(void *context, const uint8_t *data, size_t size)
+{
+	memcpy(context, data, size < 4 ? size : 4);
+}
+
 static void signature_and_features(void **state)
 {
 	assert_int_equal(item(0, 4), 0x554d4551); /* "QEMU" */
@@ -127,12 +132,61 @@ static void dma_refuses_what_is_not_ram(void **state)
 	out(machine, 0x518, 4, 0xffffffff); /* the command itself is nowhere */
 }
 
+/* A command and its data may lie across what the memory map is made of, but not beyond RAM. */
+static void dma_writes_what_may_be_written(void **state)
+{
+	static uint8_t seen[4];
+	char *memory = machine_memory(machine, GPA(0x2000), 8);
+
+	memcpy(memory, "abcdefgh", 8);
+	assert_int_equal(fw_cfg_add_writable(machine->fw_cfg, "etc/place", "\0\0\0\0", 4, remember, seen), 0);
+	assert_int_equal(dma(FW_CFG_FILE_FIRST << 16 | 8 | 0x10, 2, 0x2000), 0);
+	assert_memory_equal(seen, "ab\0", 4);
+	assert_int_equal(dma(0x10, 2, 0x2004), 0);
+	assert_memory_equal(seen, "abef", 4);
+	assert_int_equal(dma(0x10, 1, 0x2000), 1); /* behind the end */
+	assert_int_equal(dma(FW_CFG_FILE_FIRST << 16 | 8 | 0x10, 5, 0x2000), 1);
+	assert_int_equal(dma(FW_CFG_FILE_FIRST << 16 | 8 | 0x10, 4, (8 << 20) - 2), 1);
+	assert_memory_equal(seen, "abef", 4);
+}
+
+static void dma_fills_with_zeros_after_the_end(void **state)
+{
+	uint8_t *memory = machine_memory(machine, GPA(0x100000), 0x10000);
+
+	memset(memory, 0xaa, 0x10000);
+	assert_int_equal(dma(FW_CFG_SIGNATURE << 16 | 8 | 2, 0xffff, 0x100000), 0);
+	assert_memory_equal(memory, "QEMU", 4);
+	for (unsigned i = 4; i < 0xffff; i++)
+		assert_int_equal(memory[i], 0);
+	assert_int_equal(memory[0xffff], 0xaa);
+}
+
+static void boot_paths_are_in_order(void **state)
+{
+	static const char expected[] = "/second\n/first of two\n/last of two\n/ninth";
+
+	assert_int_equal(fw_cfg_add_boot_path(machine->fw_cfg, 9, "/ninth"), 0);
+	assert_int_equal(fw_cfg_add_boot_path(machine->fw_cfg, -1, "/never"), 0);
+	assert_int_equal(fw_cfg_add_boot_path(machine->fw_cfg, 3, "/first of two"), 0);
+	assert_int_equal(fw_cfg_add_boot_path(machine->fw_cfg, 3, "/last of two"), 0);
+	assert_int_equal(fw_cfg_add_boot_path(machine->fw_cfg, 2, "/second"), 0);
+	out(machine, 0x510, 2, FW_CFG_FILE_FIRST);
+	for (unsigned i = 0; i < sizeof(expected); i++)
+		assert_int_equal(in(machine, 0x511, 1), expected[i]);
+	for (unsigned i = 0; i < 28; i++)
+		assert_int_equal(fw_cfg_add_boot_path(machine->fw_cfg, 10, "/more"), 0);
+	assert_true(fw_cfg_add_boot_path(machine->fw_cfg, 10, "/too many") < 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    TEST(signature_and_features), TEST(machine_facts),
 	    TEST(zeros_after_the_end),    TEST(files),
 	    TEST(dma_reads_and_skips),    TEST(dma_refuses_what_is_not_ram),
+	    TEST(dma_writes_what_may_be_written), TEST(dma_fills_with_zeros_after_the_end),
+	    TEST(boot_paths_are_in_order),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -111,6 +111,41 @@ static void features_need_no_model(void **state)
 	assert_null(options.machine.cpu.changes);
 }
 
+static void firmware_is_found_by_its_name(void **state)
+{
+	assert_int_equal(PARSE("--firmware", "some.fd", "--firmware-vars", "v", "--debug-port", "stderr"), 0);
+	assert_string_equal(options.machine.firmware, "some.fd");
+	assert_string_equal(options.machine.firmware_vars, "v");
+	assert_null(options.machine.firmware_vars_template);
+	assert_string_equal(options.machine.debug_port, "stderr");
+	if (!PARSE("--firmware", "uefi")) {
+		assert_non_null(strstr(options.machine.firmware, "OVMF_CODE"));
+		assert_non_null(strstr(options.machine.firmware_vars_template, "OVMF_VARS"));
+	} else {
+		assert_non_null(strstr(error_text(), "apt install ovmf"));
+	}
+	if (!PARSE("--firmware", "bios"))
+		assert_non_null(strstr(options.machine.firmware, "/seabios/"));
+	else
+		assert_non_null(strstr(error_text(), "apt install seabios"));
+}
+
+static void fw_cfg_items_and_uuid(void **state)
+{
+	/* SMBIOS, "System — UUID": the first three fields are little-endian. */
+	static const uint8_t uuid[16] = {0xa4, 0xd7, 0x9a, 0x2f, 0x0c, 0x5f, 0x52, 0x4a,
+					 0x9c, 0xf1, 0x0a, 0x4c, 0x2c, 0x5b, 0xe1, 0xc4};
+
+	assert_int_equal(PARSE("--kernel", "k", "--fw-cfg", "opt/a,file=x,,y", "--fw-cfg", "opt/b,string=a=b",
+			       "--uuid", "2F9AD7A4-5f0c-4a52-9cf1-0a4c2c5be1c4"), 0);
+	assert_int_equal(options.machine.fw_cfg_count, 2);
+	assert_string_equal(options.machine.fw_cfg[0].name, "opt/a");
+	assert_string_equal(options.machine.fw_cfg[0].file, "x,y");
+	assert_null(options.machine.fw_cfg[0].text);
+	assert_string_equal(options.machine.fw_cfg[1].text, "a=b");
+	assert_memory_equal(options.machine.uuid, uuid, 16);
+}
+
 static void a_deterministic_run_takes_the_software_engine(void **state)
 {
 	assert_int_equal(PARSE("--kernel", "k", "--clock", "deterministic"), 0);
@@ -187,6 +222,13 @@ static void bad_values_are_named(void **state)
 		{"--tune", "code-memory=1234567890123456789012345678901234567890M", "too large"}, {"--tune", "=off", "'' is not known"},
 		{"--boot", "uefi", "auto or setup"}, {"--module", "", "--module"}, {"--module", " a", "--module"},
 		{"--kernel", "", "empty"}, {"--initrd", "", "empty"}, {"--firmware", "", "empty"},
+		{"--fw-cfg", "opt/a", "NAME,file=PATH or NAME,string=TEXT"},
+		{"--fw-cfg", "opt/a,file=f,string=s", "NAME,file=PATH or NAME,string=TEXT"},
+		{"--fw-cfg", "opt/a,text=f", "text"}, {"--fw-cfg", "opt/a,file=", "must be"},
+		{"--fw-cfg", "opt/0123456789012345678901234567890123456789012345678901,string=", "shorter than 56"},
+		{"--debug-port", "stdout", "stderr or file:PATH"}, {"--debug-port", "file:", "stderr or file:PATH"},
+		{"--uuid", "1234", "must be like"}, {"--uuid", "2f9ad7a4-5f0c-4a52-9cf1-0a4c2c5be1cg", "must be like"},
+
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -212,7 +254,11 @@ static void bad_lines_are_refused(void **state)
 	refused(PARSE("--help=all"), "--help=all");
 	refused(PARSE("--kernel", "k", "--kernel", "l"), "given twice");
 	refused(PARSE("--kernel", "k", "--append", "a", "--append", "b"), "given twice");
-	refused(PARSE("--kernel", "k", "--firmware", "f"), "exclude");
+	refused(PARSE("--kernel", "k", "--firmware", "bios"), "a BIOS starts kernels from disks only");
+	refused(PARSE("--kernel", "k", "--firmware", "f", "--module", "m"), "firmware loads no modules");
+	refused(PARSE("--kernel", "k", "--firmware-vars", "f"), "needs --firmware uefi");
+	refused(PARSE("--kernel", "k", "--debug-port", "stderr"), "needs --firmware");
+	refused(PARSE("--firmware", "f", "--firmware", "g"), "twice");
 	refused(PARSE("--firmware", "f", "--initrd", "i"), "need --kernel");
 	refused(PARSE("--kernel", "k", "--serial", "stdio", "--serial", "stdio"), "only one");
 	refused(PARSE("--kernel", "k", "--serial", "null", "--serial", "null", "--serial", "pty"), "only 2");
@@ -246,6 +292,8 @@ int main(void)
 		cmocka_unit_test(a_kernel_alone_is_enough),
 		cmocka_unit_test(every_option_reaches_its_field),
 		cmocka_unit_test(features_need_no_model),
+		cmocka_unit_test(firmware_is_found_by_its_name),
+		cmocka_unit_test(fw_cfg_items_and_uuid),
 		cmocka_unit_test(a_deterministic_run_takes_the_software_engine),
 		cmocka_unit_test(a_deterministic_run_has_its_own_rate),
 		cmocka_unit_test(help_needs_nothing_else),
