@@ -4,8 +4,8 @@
  * Generation of Configuration Transactions") and memory (PCI Express Base Specification, "PCI Express Enhanced
  * Configuration Access Mechanism"), which register PCIEXBAR places and switches on.
  *
- * There is one bus. What the bridge's other registers would do to memory (shadowing, SMRAM) has happened already: RAM
- * is at C0000h … FFFFFh whatever PAM says, and there is no SMM. They keep what firmware writes.
+ * There is one bus. The PAM registers shadow ROM by RAM (shadow.h). There is no SMM: what other registers would do to
+ * memory does not happen, they keep what firmware writes.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,6 +14,7 @@
 #include "device/cf9.h"
 #include "device/devices.h"
 #include "device/pci_bus.h"
+#include "device/shadow.h"
 #include "machine/machine.h"
 #include "util/error.h"
 
@@ -31,6 +32,7 @@
 
 #define PCIEXBAR        0x60
 #define PCIEXBAR_ENABLE 1u
+#define PAM0            0x90
 #define SMRAM           0x9d
 #define SMRAM_LOCK      0x10
 
@@ -46,7 +48,7 @@ static const struct config_register bridge_registers[] = {
     {PCIEXBAR, 0, 0x07},
     {PCIEXBAR + 3, 0xe0, 0xfc},
     {PCIEXBAR + 4, 0, 0x0f},
-    {0x90, 0, 0x30}, /* PAM0: BIOS area */
+    {PAM0, 0, 0x30}, /* BIOS area */
     {0x91, 0, 0x33},
     {0x92, 0, 0x33},
     {0x93, 0, 0x33},
@@ -192,6 +194,8 @@ static void bridge_written(void *device, unsigned offset, unsigned size)
 
 	if (offset < PCIEXBAR + 8 && offset + size > PCIEXBAR)
 		place_ecam(host);
+	if (offset < PAM0 + SHADOW_REGISTERS && offset + size > PAM0)
+		shadow_set(host->machine, bridge->config + PAM0);
 	/* "D_LCK": locked until the next reset, together with what SMRAM is. */
 	if (bridge->config[SMRAM] & SMRAM_LOCK) {
 		bridge->config[SMRAM] &= (uint8_t)~0x40; /* D_OPEN */
@@ -218,6 +222,7 @@ static void pci_host_reset(void *state)
 	set_registers(&host->bridge);
 	pci_reset(&host->bridge);
 	place_ecam(host);
+	shadow_set(host->machine, host->bridge.config + PAM0);
 }
 
 static void describe_bars(const struct pci_function *function, FILE *out)
