@@ -5,7 +5,7 @@ STATIC := build-static
 SANITIZED := build-sanitized
 
 compiler := gcc libc6-dev meson ninja-build pkg-config
-libraries := libpng-dev libvncserver-dev libzydis-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev liblzo2-dev libslirp-dev libnbd-dev
+libraries := libpng-dev libvncserver-dev libzydis-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev liblzo2-dev libslirp-dev libnbd-dev libjansson-dev
 build_packages := $(compiler) $(libraries) binutils
 check_packages := $(build_packages) libcmocka-dev qemu-system-x86 qemu-utils e2fsprogs
 check_long_packages := $(check_packages) stress-ng

@@ -24,8 +24,7 @@ int main(int argc, char **argv)
 			}
 		if (topic)
 			return usage_error(NULL, "no command %s; nestor --help lists them", topic);
-		fputs(help_main, stdout);
-		return STATUS_OK;
+		return print_main_help(stdout) < 0 ? STATUS_USAGE : STATUS_OK;
 	}
 	for (const struct command *command = commands; command->name; command++)
 		if (!strcmp(name, command->name))

@@ -11,6 +11,16 @@
 
 #define LABEL_WIDTH 16
 
+const char help_check[] =
+	"Usage: nestor check\n"
+	"\n"
+	"Says in plain words whether this host has VT-x or AMD-V, whether KVM works, what another\n"
+	"hypervisor holds, which engine Nestor will therefore use, and the commands that would enable\n"
+	"more. Changes nothing and needs no privileges.\n"
+	"\n"
+	"Example:\n"
+	"  nestor check\n";
+
 static void line(FILE *out, const char *label, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 static void line(FILE *out, const char *label, const char *format, ...)

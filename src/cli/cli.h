@@ -10,6 +10,7 @@ struct host_facts;
 /* Exit statuses that are Nestor's own; a guest may choose others (isa-debug-exit). */
 enum {
 	STATUS_OK = 0,    /* a clean guest shutdown */
+	STATUS_REFUSED = 1, /* a running machine did not do what a command asked; one line says why */
 	STATUS_USAGE = 2, /* bad input: one line on standard error says which */
 };
 
@@ -26,8 +27,26 @@ extern const struct command commands[];
 int command_run(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_cpu_models(int argc, char **argv);
+int command_ps(int argc, char **argv);
+int command_stop(int argc, char **argv);
+int command_reset(int argc, char **argv);
+int command_pause(int argc, char **argv);
+int command_resume(int argc, char **argv);
+int command_wakeup(int argc, char **argv);
+int command_console(int argc, char **argv);
+int command_screenshot(int argc, char **argv);
+int command_send_key(int argc, char **argv);
+int command_info(int argc, char **argv);
+int command_monitor(int argc, char **argv);
+int command_qmp(int argc, char **argv);
+int command_nmi(int argc, char **argv);
 
-extern const char help_main[], help_run[], help_check[], help_cpu_models[];
+extern const char help_run[], help_check[], help_cpu_models[], help_ps[], help_stop[], help_reset[], help_pause[],
+	help_resume[], help_wakeup[], help_console[], help_screenshot[], help_send_key[], help_info[], help_monitor[],
+	help_qmp[], help_nmi[];
+
+/* nestor --help. Returns a negative number where it cannot be written. */
+int print_main_help(FILE *out);
 
 /* Prints "nestor COMMAND: message" on standard error and returns STATUS_USAGE. command may be NULL. */
 int usage_error(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -5,6 +5,15 @@
 #include "engine/cpu_model.h"
 #include "util/error.h"
 
+const char help_cpu_models[] =
+	"Usage: nestor cpu-models\n"
+	"\n"
+	"Lists the names that nestor run --cpu takes and whether this host can carry them.\n"
+	"\n"
+	"Examples:\n"
+	"  nestor cpu-models\n"
+	"  nestor run --cpu x86-64-v2,+aes --kernel vmlinuz\n";
+
 static const struct {
 	const char *name, *meaning;
 } models[] = {

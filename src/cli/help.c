@@ -1,41 +1,5 @@
+/* nestor run --help */
 #include "cli/cli.h"
-
-#include <stdarg.h>
-
-int usage_error(const char *command, const char *format, ...)
-{
-	va_list args;
-
-	fprintf(stderr, "nestor%s%s: ", command ? " " : "", command ? command : "");
-	va_start(args, format);
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fputc('\n', stderr);
-	return STATUS_USAGE;
-}
-
-const struct command commands[] = {
-	{"run", "run a virtual machine", help_run, command_run},
-	{"check", "say what this host offers and what Nestor will use", help_check, command_check},
-	{"cpu-models", "list the guest CPUs that this host can carry", help_cpu_models, command_cpu_models},
-	{NULL, NULL, NULL, NULL},
-};
-
-const char help_main[] =
-	"Usage: nestor COMMAND [OPTIONS]\n"
-	"\n"
-	"Runs virtual machines whose CPU has VT-x, also where this machine's has none.\n"
-	"\n"
-	"Commands:\n"
-	"  run         run a virtual machine\n"
-	"  check       say what this host offers and what Nestor will use\n"
-	"  cpu-models  list the guest CPUs that this host can carry\n"
-	"\n"
-	"  nestor COMMAND --help    options and examples of a command\n"
-	"  nestor --version         the version\n"
-	"\n"
-	"Example:\n"
-	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 2G\n";
 
 const char help_run[] =
 	"Usage: nestor run --kernel FILE [OPTIONS]\n"
@@ -59,7 +23,8 @@ const char help_run[] =
 	"  --engine auto|soft|kvm auto takes KVM only where a trial machine runs on it (auto)\n"
 	"  --clock real|deterministic       deterministic: time is counted in instructions (real)\n"
 	"  --tsc HZ               frequency of the guest's time-stamp counter (the host's; deterministic: 1 GHz)\n"
-	"  --serial WHERE         stdio, pty, null, file:PATH or unix:PATH; twice for COM2 (stdio)\n"
+	"  --serial WHERE         stdio, pty, null, file:PATH, unix:PATH, or console for nestor console;\n"
+	"                         twice for COM2 (stdio; with --detach: console)\n"
 	"  --console WHERE        a virtio console (hvc0 in Linux), as --serial; may be repeated\n"
 	"  --rng                  a source of random numbers (virtio-rng)\n"
 	"  --disk FILE[,OPTIONS]  a disk: a raw, qcow2, vmdk, vhdx or vdi image, a block device or nbd://…;\n"
@@ -67,6 +32,10 @@ const char help_run[] =
 	"                         if=virtio|ahci (virtio), serial=TEXT, bootindex=N; may be repeated\n"
 	"  --cdrom FILE[,OPTIONS] a CD in an AHCI drive; OPTIONS: format=, serial=, bootindex=\n"
 	"  --on-reset stop|restart          what a guest's reset does (stop)\n"
+	"\n"
+	"Control:\n"
+	"  --name NAME            a control socket for nestor ps, stop, console, info … (docs/control.md)\n"
+	"  --detach, -d           go to the background once the guest runs, and print the name\n"
 	"\n"
 	"Looking inside:\n"
 	"  --trace LIST           of vmx, exception, block, msr, io, separated by commas\n"
@@ -82,23 +51,5 @@ const char help_run[] =
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=hvc0 --console stdio\n"
 	"  nestor run --kernel xen --module \"vmlinuz console=hvc0\" --module initrd.img --memory 2G\n"
+	"  nestor run --name web --detach --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
 	"  nestor run --kernel test.elf --nested vmx --trace vmx --serial null\n";
-
-const char help_check[] =
-	"Usage: nestor check\n"
-	"\n"
-	"Says in plain words whether this host has VT-x or AMD-V, whether KVM works, what another\n"
-	"hypervisor holds, which engine Nestor will therefore use, and the commands that would enable\n"
-	"more. Changes nothing and needs no privileges.\n"
-	"\n"
-	"Example:\n"
-	"  nestor check\n";
-
-const char help_cpu_models[] =
-	"Usage: nestor cpu-models\n"
-	"\n"
-	"Lists the names that nestor run --cpu takes and whether this host can carry them.\n"
-	"\n"
-	"Examples:\n"
-	"  nestor cpu-models\n"
-	"  nestor run --cpu x86-64-v2,+aes --kernel vmlinuz\n";

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 
+#include "cli/session.h"
 #include "config/options.h"
 #include "engine/cpu_model.h"
 #include "machine/load.h"
@@ -19,9 +20,8 @@ static void print_state_hash(struct machine *machine)
 		fprintf(stderr, "nestor: state hash %016" PRIx64 " after %" PRIu64 " instructions\n", hash, instructions);
 }
 
-static int run(const struct options *options)
+static int run_machine(struct session *session, const struct options *options, const struct machine_config *config)
 {
-	const struct machine_config *config = &options->machine;
 	const struct engine_ops *engine;
 	struct cpu_model model;
 	struct machine *machine;
@@ -37,10 +37,30 @@ static int run(const struct options *options)
 	if (machine_create(&machine, config, &model, engine))
 		return usage_error("run", "%s", error_text());
 	machine_set_loader(machine, machine_load_guest, NULL);
+	if (session_start(session, machine)) {
+		status = usage_error("run", "%s", error_text());
+		machine_destroy(machine);
+		return status;
+	}
 	status = machine_run(machine);
+	session_stop(session);
 	if (options->state_hash)
 		print_state_hash(machine);
 	machine_destroy(machine);
+	return status;
+}
+
+static int run(const struct options *options)
+{
+	struct machine_config config = options->machine;
+	struct session session;
+	int status;
+
+	if (session_begin(&session, options, &config))
+		status = usage_error("run", "%s", error_text());
+	else
+		status = run_machine(&session, options, &config);
+	session_end(&session);
 	return status;
 }
 

@@ -22,6 +22,7 @@ enum option_code {
 	OPTION_NET,
 	OPTION_DISK, OPTION_CDROM,
 	OPTION_FIRMWARE_VARS, OPTION_FW_CFG, OPTION_DEBUG_PORT, OPTION_UUID,
+	OPTION_NAME, OPTION_DETACH,
 	OPTION_HELP,
 	OPTION_CONSOLE, OPTION_RNG,
 };
@@ -57,6 +58,8 @@ static const struct option long_options[] = {
 	{"net", required_argument, NULL, OPTION_NET},
 	{"disk", required_argument, NULL, OPTION_DISK},
 	{"cdrom", required_argument, NULL, OPTION_CDROM},
+	{"name", required_argument, NULL, OPTION_NAME},
+	{"detach", no_argument, NULL, OPTION_DETACH},
 	{"help", no_argument, NULL, OPTION_HELP},
 	{NULL, 0, NULL, 0},
 };
@@ -232,7 +235,7 @@ static int cpu_of(const char *text, struct options *options)
 
 static int serial_of(const char *text, struct machine_config *machine, unsigned *count)
 {
-	static const char *const kinds[] = {"stdio", "pty", "null", "file:", "unix:", NULL};
+	static const char *const kinds[] = {"stdio", "pty", "null", "console", "file:", "unix:", NULL};
 	bool known = false;
 
 	for (const char *const *kind = kinds; *kind && !known; kind++) {
@@ -242,7 +245,7 @@ static int serial_of(const char *text, struct machine_config *machine, unsigned 
 						   : !strcmp(text, *kind);
 	}
 	if (!known)
-		return error_set(EINVAL, "--serial %s: must be stdio, pty, null, file:PATH or unix:PATH", text);
+		return error_set(EINVAL, "--serial %s: must be stdio, pty, null, console, file:PATH or unix:PATH", text);
 	if (*count == MACHINE_SERIAL_PORTS)
 		return error_set(EINVAL, "--serial %s: there are only %d serial ports", text, MACHINE_SERIAL_PORTS);
 	for (unsigned i = 0; i < *count; i++)
@@ -425,6 +428,14 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 	case OPTION_STATE_HASH:
 		options->state_hash = true;
 		return 0;
+	case OPTION_NAME:
+		if (options->name)
+			return error_set(EINVAL, "--name %s: given twice", value);
+		options->name = value;
+		return 0;
+	case OPTION_DETACH:
+		options->detach = true;
+		return 0;
 	default:
 		return error_set(EINVAL, "internal: option %d has no meaning", code);
 	}
@@ -457,6 +468,20 @@ static int check_together(const struct machine_config *machine)
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->cpu.tsc_hz > DETERMINISTIC_TSC_HZ)
 		return error_set(EINVAL, "--tsc %llu: at most %u under --clock deterministic, one instruction per ns",
 				 (unsigned long long)machine->cpu.tsc_hz, DETERMINISTIC_TSC_HZ);
+	return 0;
+}
+
+/* What a machine in the background, or one without a name, cannot have. */
+static int check_control(const struct options *options)
+{
+	for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+		const char *serial = options->machine.serial[i];
+
+		if (serial && !strcmp(serial, "stdio") && options->detach)
+			return error_set(EINVAL, "--detach leaves the terminal: --serial stdio needs it; --serial console does not");
+		if (serial && !strcmp(serial, "console") && !options->name && !options->detach)
+			return error_set(EINVAL, "--serial console needs --name NAME, by which nestor console finds it");
+	}
 	return 0;
 }
 
@@ -501,13 +526,15 @@ int options_parse(struct options *options, int argc, char **argv)
 	for (;;) {
 		int at = optind ? optind : 1;
 
-		code = getopt_long(argc, argv, "+:", long_options, NULL);
+		code = getopt_long(argc, argv, "+:d", long_options, NULL);
 		if (code == -1)
 			break;
 		if (code == OPTION_HELP) {
 			options->help = true;
 			return 0;
 		}
+		if (code == 'd')
+			code = OPTION_DETACH;
 		if (code == ':')
 			return error_set(EINVAL, "%s needs a value (see nestor run --help)", argv[optind - 1]);
 		if (code == '?') {
@@ -525,7 +552,7 @@ int options_parse(struct options *options, int argc, char **argv)
 	if (optind < argc)
 		return error_set(EINVAL, "%s: not an option; did you mean --kernel %s?", argv[optind], argv[optind]);
 	if (!serial_count)
-		options->machine.serial[0] = has_terminal(options->machine.console) ? "null" : "stdio";
+		options->machine.serial[0] = options->detach ? "console" : has_terminal(options->machine.console) ? "null" : "stdio";
 	/* A machine that boots a disk or firmware has a network; a kernel by itself gets what is asked for. */
 	if (!options->no_network && !options->machine.net_count && !options->machine.kernel)
 		net_options_default(&options->machine);
@@ -538,6 +565,8 @@ int options_parse(struct options *options, int argc, char **argv)
 	result = default_kernel_cache(options);
 	if (!result)
 		result = firmware_options_finish(options);
+	if (!result)
+		result = check_control(options);
 	return result ? result : check_together(&options->machine);
 }
 

@@ -26,7 +26,10 @@
 
 #define ESCAPE 0x01 /* Ctrl-A */
 
-enum kind { KIND_NULL, KIND_STDIO, KIND_FILE, KIND_PTY, KIND_UNIX };
+#define HISTORY_SIZE 16384 /* of a console, for who connects */
+#define LAG_MS       50    /* a console's terminal is waited for so long, then what it does not take is dropped */
+
+enum kind { KIND_NULL, KIND_STDIO, KIND_FILE, KIND_PTY, KIND_UNIX, KIND_CONSOLE };
 
 struct host_port {
 	struct machine *machine;
@@ -38,6 +41,11 @@ struct host_port {
 	atomic_int out_fd;
 	bool terminal, escape; /* the last byte was Ctrl-A */
 	char *socket_path;     /* to unlink */
+
+	pthread_mutex_t console_lock; /* the writer and who connects: history, and what is sent to out_fd */
+	uint8_t history[HISTORY_SIZE];
+	size_t history_count, history_first;
+	bool lagging; /* the terminal did not take all; the writer's */
 
 	uint8_t in[INPUT_SIZE]; /* under the machine lock */
 	unsigned in_count, in_first;
@@ -53,6 +61,46 @@ struct host_port {
 };
 
 /* ---- output ---- */
+
+static void remember(struct host_port *port, const uint8_t *data, size_t size)
+{
+	for (size_t i = 0; i < size; i++) {
+		port->history[(port->history_first + port->history_count) % HISTORY_SIZE] = data[i];
+		if (port->history_count < HISTORY_SIZE)
+			port->history_count++;
+		else
+			port->history_first = (port->history_first + 1) % HISTORY_SIZE;
+	}
+}
+
+/*
+ * Keeps what a console says and shows it to who looks. One that does not read is waited for once; from then on it
+ * misses what its socket has no room for, until there is some.
+ */
+static void write_console(struct host_port *port, const uint8_t *data, size_t size)
+{
+	int fd;
+
+	pthread_mutex_lock(&port->console_lock);
+	remember(port, data, size);
+	fd = atomic_load(&port->out_fd);
+	while (size && fd >= 0) {
+		ssize_t written = send(fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+		struct pollfd wait = {.fd = fd, .events = POLLOUT};
+
+		if (written > 0) {
+			data += written;
+			size -= (size_t)written;
+			port->lagging = false;
+		} else if (errno != EINTR) {
+			if (errno != EAGAIN || port->lagging || poll(&wait, 1, LAG_MS) <= 0) {
+				port->lagging = true;
+				break;
+			}
+		}
+	}
+	pthread_mutex_unlock(&port->console_lock);
+}
 
 /* False where the bytes could not be written and never will. */
 static bool write_all(struct host_port *port, const uint8_t *data, size_t size)
@@ -112,7 +160,10 @@ static void *writer_thread(void *argument)
 		port->out_count -= count;
 		pthread_cond_signal(&port->room);
 		pthread_mutex_unlock(&port->lock);
-		write_all(port, batch, count);
+		if (port->kind == KIND_CONSOLE)
+			write_console(port, batch, count);
+		else
+			write_all(port, batch, count);
 		pthread_mutex_lock(&port->lock);
 	}
 	pthread_mutex_unlock(&port->lock);
@@ -248,9 +299,11 @@ static void stop_input(struct host_port *port)
 	port->in_fd = -1;
 	machine_unlock(port->machine);
 	event_loop_remove_fd(port->machine->loop, fd);
-	if (port->kind == KIND_UNIX) {
+	if (port->kind == KIND_UNIX || port->kind == KIND_CONSOLE) {
+		pthread_mutex_lock(&port->console_lock);
 		atomic_store(&port->out_fd, -1);
 		close(fd);
+		pthread_mutex_unlock(&port->console_lock);
 		event_loop_set_events(port->machine->loop, port->listen_fd, POLLIN);
 	}
 }
@@ -334,6 +387,20 @@ static int open_pty(struct host_port *port)
 	return watch_input(port, master);
 }
 
+/* A new socket has room for it. */
+static void show_history(const struct host_port *port, int fd)
+{
+	for (size_t done = 0; done < port->history_count;) {
+		size_t first = (port->history_first + done) % HISTORY_SIZE, size = port->history_count - done;
+		ssize_t sent = send(fd, port->history + first, size < HISTORY_SIZE - first ? size : HISTORY_SIZE - first,
+		                    MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (sent <= 0)
+			return;
+		done += (size_t)sent;
+	}
+}
+
 static void on_connection(void *context, short revents)
 {
 	struct host_port *port = context;
@@ -342,7 +409,11 @@ static void on_connection(void *context, short revents)
 	if (fd < 0)
 		return;
 	event_loop_set_events(port->machine->loop, port->listen_fd, 0); /* one at a time */
+	pthread_mutex_lock(&port->console_lock);
+	show_history(port, fd);
 	atomic_store(&port->out_fd, fd);
+	port->lagging = false;
+	pthread_mutex_unlock(&port->console_lock);
 	if (watch_input(port, fd))
 		stop_input(port);
 }
@@ -384,6 +455,10 @@ static int open_kind(struct host_port *port, const char *spec)
 		port->kind = KIND_UNIX;
 		return open_unix(port, spec + 5);
 	}
+	if (strncmp(spec, "console:", 8) == 0 && spec[8]) {
+		port->kind = KIND_CONSOLE;
+		return open_unix(port, spec + 8);
+	}
 	return error_set(EINVAL, "%s: unknown target '%s': give stdio, file:PATH, pty, unix:PATH or null",
 	                 port->name, spec);
 }
@@ -403,6 +478,7 @@ int host_port_open(struct host_port **result, struct machine *machine, const cha
 	port->in_fd = port->listen_fd = port->slave_fd = -1;
 	atomic_store(&port->out_fd, -1);
 	pthread_mutex_init(&port->lock, NULL);
+	pthread_mutex_init(&port->console_lock, NULL);
 	pthread_cond_init(&port->more, NULL);
 	pthread_cond_init(&port->room, NULL);
 	error = open_kind(port, spec);
@@ -446,6 +522,7 @@ void host_port_close(struct host_port *port)
 		unlink(port->socket_path);
 	free(port->socket_path);
 	pthread_mutex_destroy(&port->lock);
+	pthread_mutex_destroy(&port->console_lock);
 	pthread_cond_destroy(&port->more);
 	pthread_cond_destroy(&port->room);
 	free(port);

@@ -14,7 +14,8 @@ struct host_port;
 struct machine;
 
 /*
- * Opens what spec names: "stdio", "file:PATH", "pty", "unix:PATH", "null". name: the device's, for messages.
+ * Opens what spec names: "stdio", "file:PATH", "pty", "unix:PATH", "null", or "console:PATH": a
+ * socket as unix:, which begins by telling who connects what came last. name: the device's, for messages.
  * input(context) is called under the machine lock when bytes have come in; it fetches them with
  * host_port_get. Returns 0, or a negative errno with error_text(). Owned by the caller.
  */

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "util/address.h"
 #include "util/guest_memory.h"
@@ -158,6 +159,18 @@ struct engine_ops {
 
 	/* The deadline given to timer_arm has passed. [any] */
 	void (*vcpu_timer_expired)(struct engine_vcpu *vcpu);
+
+	/*
+	 * Where the vCPU's present paging (in L2 with EPT) maps gla to, in the machine's memory map: 0, or -EFAULT. No
+	 * rights are checked, nothing is changed. While it does not run. NULL where the engine cannot.
+	 */
+	int (*vcpu_translate)(struct engine_vcpu *vcpu, gla_t gla, gpa_t *gpa);
+
+	/*
+	 * Prints a vCPU that does not run, for people: what is "tlb", "vmcs" or "apic". Returns 0, or a negative errno with
+	 * error_text(). NULL where the engine has nothing to tell.
+	 */
+	int (*vcpu_describe)(struct engine_vcpu *vcpu, const char *what, FILE *out);
 
 	/*
 	 * Adds all that a guest could find in a vCPU that does not run: registers, local APIC, nested state, time.

@@ -55,6 +55,7 @@ struct vcpu_state {
 	uint64_t efer;
 	uint64_t dr[8]; /* 0-3, 6, 7 used */
 	uint64_t apic_base;
+	uint8_t level; /* read only: 0 in VMX root operation or without VMX, 1 in non-root operation */
 };
 
 #endif

@@ -58,6 +58,7 @@ struct machine_vcpu {
 	struct engine_vcpu *engine_vcpu; /* owned by the engine's VM */
 	pthread_t thread;
 	bool thread_started;
+	atomic_int thread_id; /* the host's, 0 before it has run */
 	struct machine_timer timer; /* engine_host.timer_arm */
 };
 

@@ -20,6 +20,8 @@ enum machine_event {
 	MACHINE_EVENT_SUSPEND,   /* the guest sleeps (S3) */
 	MACHINE_EVENT_WAKEUP,
 	MACHINE_EVENT_PANICKED,    /* the guest says so (pvpanic), or a triple fault; detail: "panicked" or "crashloaded" */
+	MACHINE_EVENT_STOPPED,     /* a client or debugger has stopped the vCPUs */
+	MACHINE_EVENT_RESUMED,
 	MACHINE_EVENT_BLOCK_ERROR, /* detail: the disk and what failed */
 	MACHINE_EVENTS
 };

@@ -151,6 +151,7 @@ static void *vcpu_thread(void *argument)
 
 	snprintf(name, sizeof(name), "nestor-cpu%u", vcpu->index % 1000);
 	pthread_setname_np(pthread_self(), name);
+	atomic_store(&vcpu->thread_id, gettid());
 	while (!atomic_load(&machine->stop_requested)) {
 		if (must_stand(machine)) {
 			stand_still(machine);

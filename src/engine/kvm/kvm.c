@@ -445,4 +445,6 @@ const struct engine_ops engine_kvm = {
     .memory_changed = kvm_memory_changed,
     .inject_nmi = inject_nmi,
     .vcpu_timer_expired = vcpu_timer_expired,
+    .vcpu_translate = kvm_translate,
+    .vcpu_describe = kvm_describe,
 };

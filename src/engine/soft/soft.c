@@ -15,6 +15,7 @@
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/msr.h"
 #include "engine/soft/cpu/time.h"
+#include "engine/soft/describe.h"
 #include "engine/soft/state_hash.h"
 #include "engine/soft/vmx/vmx.h"
 #include "engine/vcpu_state.h"
@@ -192,6 +193,7 @@ static int soft_vcpu_get_state(struct engine_vcpu *vcpu, struct vcpu_state *stat
 		state->dr[i] = cpu->dr[i];
 	state->dr[6] = cpu->dr6;
 	state->dr[7] = cpu->dr7;
+	state->level = cpu->virt != NULL;
 	return 0;
 }
 
@@ -340,6 +342,16 @@ static void soft_vcpu_state_hash(struct engine_vcpu *vcpu, struct hash *hash, ui
 		*instructions = time_ticks(vcpu->cpu) - vcpu->cpu->idle_ticks;
 }
 
+static int soft_vcpu_translate(struct engine_vcpu *vcpu, gla_t gla, gpa_t *gpa)
+{
+	return soft_translate(vcpu->cpu, gla, gpa);
+}
+
+static int soft_vcpu_describe(struct engine_vcpu *vcpu, const char *what, FILE *out)
+{
+	return soft_describe(vcpu->cpu, what, out);
+}
+
 const struct engine_ops engine_soft = {
 	.name = "soft",
 	.vm_create = soft_vm_create,
@@ -356,5 +368,7 @@ const struct engine_ops engine_soft = {
 	.memory_changed = soft_memory_changed,
 	.inject_nmi = soft_inject_nmi,
 	.vcpu_timer_expired = soft_timer_expired,
+	.vcpu_translate = soft_vcpu_translate,
+	.vcpu_describe = soft_vcpu_describe,
 	.vcpu_state_hash = soft_vcpu_state_hash,
 };
