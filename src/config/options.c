@@ -474,6 +474,8 @@ static int check_together(const struct machine_config *machine)
 /* What a machine in the background, or one without a name, cannot have. */
 static int check_control(const struct options *options)
 {
+	if (options->detach && has_terminal(options->machine.console))
+		return error_set(EINVAL, "--detach leaves the terminal: --console stdio needs it");
 	for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
 		const char *serial = options->machine.serial[i];
 
