@@ -234,6 +234,8 @@ uint32_t pci_config_read(const struct pci_function *function, unsigned offset, u
 {
 	uint32_t value = 0;
 
+	if (function->config_reading)
+		function->config_reading(function->device, offset, size);
 	for (unsigned i = 0; i < size; i++)
 		value |= (uint32_t)(offset + i < PCI_CONFIG_SIZE ? function->config[offset + i] : 0xff) << (8 * i);
 	return value;

@@ -48,6 +48,8 @@ struct pci_function {
 	/* After a guest's configuration write was stored: bytes [offset, offset + size) may have changed. May be
 	 * NULL. */
 	void (*config_written)(void *device, unsigned offset, unsigned size);
+	/* Before a guest reads [offset, offset + size) of `config`. May be NULL. */
+	void (*config_reading)(void *device, unsigned offset, unsigned size);
 
 	/* ---- pci.c's; a device may read and, beyond the header, write `config` ---- */
 	struct machine *machine;

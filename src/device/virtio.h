@@ -90,7 +90,6 @@ struct virtio_device {
 	uint32_t feature_select, driver_feature_select;
 	uint16_t queue_select;
 	unsigned config_capability; /* VIRTIO_PCI_CAP_PCI_CFG's place in configuration space */
-	bool config_access;         /* its window is in use: no recursion */
 	struct machine_timer again; /* virtio_continue */
 };
 

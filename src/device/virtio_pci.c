@@ -355,6 +355,62 @@ static void legacy_write(void *device, uint64_t offset, unsigned size, uint64_t 
 
 static const struct bus_ops legacy_ops = {4, legacy_read, legacy_write};
 
+/* ---- the window in configuration space ---- */
+
+static uint32_t get32(const uint8_t *at)
+{
+	return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+/* "PCI configuration access capability": where in the modern BAR the window is, and its size; 0: nowhere. */
+static unsigned window(const struct virtio_device *virtio, uint32_t *place)
+{
+	const uint8_t *capability = virtio->pci.config + virtio->config_capability;
+	uint32_t length = get32(capability + CAP_LENGTH);
+
+	*place = get32(capability + CAP_OFFSET);
+	if (capability[CAP_BAR] != BAR_MODERN || (length != 1 && length != 2 && length != 4) ||
+	    *place % length || *place >= MODERN_SIZE)
+		return 0;
+	return length;
+}
+
+static bool touches_window(const struct virtio_device *virtio, unsigned offset, unsigned size)
+{
+	unsigned data = virtio->config_capability + CAP_EXTRA;
+
+	return offset < data + 4 && data < offset + size;
+}
+
+static void config_reading(void *device, unsigned offset, unsigned size)
+{
+	struct virtio_device *virtio = device;
+	uint32_t place;
+	unsigned length;
+
+	if (!touches_window(virtio, offset, size))
+		return;
+	length = window(virtio, &place);
+	if (length)
+		virtio_put32(virtio->pci.config + virtio->config_capability + CAP_EXTRA,
+		             (uint32_t)modern_read(virtio, place, length));
+}
+
+static void config_written(void *device, unsigned offset, unsigned size)
+{
+	struct virtio_device *virtio = device;
+	uint32_t place;
+	unsigned length;
+
+	if (!touches_window(virtio, offset, size))
+		return;
+	length = window(virtio, &place);
+	if (length)
+		modern_write(virtio, place, length,
+		             get32(virtio->pci.config + virtio->config_capability + CAP_EXTRA) &
+		                 bus_ones(length));
+}
+
 /* ---- PCI ---- */
 
 static uint8_t transitional_id(unsigned type)
@@ -428,5 +484,7 @@ int virtio_pci_add(struct virtio_device *virtio, uint8_t slot)
 	pci_bar_memory(&virtio->pci, BAR_MODERN, MODERN_SIZE, true, &modern_ops);
 	pci_add_msix(&virtio->pci, virtio->queue_count + 1, BAR_MSIX);
 	add_capabilities(virtio);
+	virtio->pci.config_reading = config_reading;
+	virtio->pci.config_written = config_written;
 	return pci_add(virtio->machine, &virtio->pci, slot, 0);
 }
