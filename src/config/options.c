@@ -463,8 +463,6 @@ static int check_together(const struct machine_config *machine)
 		return error_set(EINVAL, "--module: firmware loads no modules; leave --firmware out");
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->engine == MACHINE_ENGINE_KVM)
 		return error_set(EINVAL, "--clock deterministic needs --engine soft: hardware does not count alike");
-	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->cpu_count > 1)
-		return error_set(EINVAL, "--clock deterministic needs --cpus 1: CPUs do not take turns yet");
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->cpu.tsc_hz > DETERMINISTIC_TSC_HZ)
 		return error_set(EINVAL, "--tsc %llu: at most %u under --clock deterministic, one instruction per ns",
 				 (unsigned long long)machine->cpu.tsc_hz, DETERMINISTIC_TSC_HZ);

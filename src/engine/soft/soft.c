@@ -11,6 +11,7 @@
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/coherence.h"
 #include "engine/soft/bt/native_signal.h"
+#include "engine/soft/bt/turns.h"
 #include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/msr.h"
@@ -39,6 +40,7 @@ struct engine_vm {
 	bool has_watchdog;
 	atomic_bool ending;
 	struct coherence *coherence;
+	struct turns *turns; /* NULL: every vCPU runs when it can */
 	unsigned count;
 	struct engine_vcpu vcpu[SOFT_CPUS_MAX];
 };
@@ -86,7 +88,10 @@ static int soft_vm_create(struct engine_vm **vm, const struct engine_config *con
 	new->config = *config;
 	new->memory = *config->host->memory;
 	new->coherence = coherence_create(bt_page_count(&new->memory), config->cpu_count);
-	if (!new->coherence) {
+	if (config->clock == ENGINE_CLOCK_DETERMINISTIC && config->cpu_count > 1)
+		new->turns = turns_create();
+	if (!new->coherence || (config->clock == ENGINE_CLOCK_DETERMINISTIC && config->cpu_count > 1 && !new->turns)) {
+		coherence_destroy(new->coherence);
 		free(new);
 		return -ENOMEM;
 	}
@@ -117,6 +122,7 @@ static void soft_vm_destroy(struct engine_vm *vm)
 	for (unsigned i = 0; i < vm->count; i++)
 		destroy_cpu(vm->vcpu[i].cpu);
 	coherence_destroy(vm->coherence);
+	turns_destroy(vm->turns);
 	free(vm);
 }
 
@@ -145,6 +151,8 @@ static int soft_vcpu_create(struct engine_vm *vm, unsigned index, struct engine_
 		destroy_cpu(cpu);
 		return error_set(ENOMEM, "not enough memory for vCPU %u", index);
 	}
+	if (vm->turns)
+		turns_add(vm->turns, cpu);
 	cpu_reset(cpu, false);
 	vm->vcpu[index].vm = vm;
 	vm->vcpu[index].cpu = cpu;

@@ -1,6 +1,7 @@
 #include "engine/soft/bt/coherence.h"
 
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/turns.h"
 #include "engine/soft/bt/wait.h"
 
 static void lock(struct code_inbox *inbox)
@@ -19,11 +20,15 @@ static uint64_t bit_of(const struct cpu *cpu)
 	return 1ull << cpu->index;
 }
 
-/* Makes the other vCPU look into its inbox. It need not be woken for it: it looks before it goes on. */
+/*
+ * Makes the other vCPU look into its inbox. It need not be woken for it: it looks before it goes on. Where vCPUs take
+ * turns a kick would be a reason to give it one, although the guest sees nothing of this.
+ */
 static void ring(struct cpu *other)
 {
 	__atomic_fetch_or(&other->pending_async, ASYNC_CODE, __ATOMIC_RELEASE);
-	__atomic_store_n(&other->kick, 1, __ATOMIC_RELEASE);
+	if (!other->turns || turns_has_turn(other))
+		__atomic_store_n(&other->kick, 1, __ATOMIC_RELEASE);
 }
 
 /* ---- what changed ---- */

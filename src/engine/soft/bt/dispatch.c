@@ -2,6 +2,7 @@
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/code_table.h"
 #include "engine/soft/bt/return_stack.h"
+#include "engine/soft/bt/turns.h"
 #include "engine/soft/bt/virtual_clock.h"
 #include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/apic.h"
@@ -304,9 +305,41 @@ static bool stop_requested(struct cpu *cpu)
 	return true;
 }
 
+/* False: the machine wants the vCPU although it is not its turn. */
+static __attribute__((noinline)) bool await_turn(struct cpu *cpu)
+{
+	fpu_stash(cpu);
+	return turns_await(cpu) || !stop_requested(cpu);
+}
+
+static __attribute__((noinline)) void end_turn(struct cpu *cpu)
+{
+	fpu_stash(cpu);
+	if (!turns_left(cpu))
+		turns_pass(cpu);
+}
+
+/* MWAIT: others run, or time passes. */
+static __attribute__((noinline)) void nap(struct cpu *cpu)
+{
+	fpu_stash(cpu);
+	if (cpu->turns)
+		turns_pass(cpu);
+	else
+		virtual_clock_skip_idle(cpu);
+}
+
 /* One turn; returns false with *exit where the machine is wanted. */
 static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **link, enum engine_exit *exit)
 {
+	if (cpu->turns && !turns_is_mine(cpu)) {
+		*link = NULL;
+		if (!await_turn(cpu)) {
+			*exit = ENGINE_EXIT_KICKED;
+			return false;
+		}
+		return true;
+	}
 	if (cpu->event.valid) {
 		*link = NULL;
 		return_stack_forget(cpu);
@@ -314,8 +347,14 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 		cpu_deliver_event(cpu);
 		return true;
 	}
-	if (virtual_clock_is_due(cpu))
+	if (virtual_clock_is_due(cpu)) {
 		virtual_clock_refill(cpu);
+		if (cpu->turns) {
+			end_turn(cpu);
+			if (!turns_is_mine(cpu))
+				return true;
+		}
+	}
 	if (__atomic_load_n(&cpu->kick, __ATOMIC_ACQUIRE)) {
 		*link = NULL;
 		return_stack_forget(cpu);
@@ -330,7 +369,7 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 	if (cpu->napping) {
 		cpu->napping = false;
 		if (!cpu->interrupt_blocked)
-			virtual_clock_skip_idle(cpu);
+			nap(cpu);
 		return true;
 	}
 	if (cpu->activity != ACTIVITY_ACTIVE) {

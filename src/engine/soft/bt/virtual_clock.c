@@ -1,5 +1,6 @@
 #include "engine/soft/bt/virtual_clock.h"
 
+#include "engine/soft/bt/turns.h"
 #include "engine/soft/cpu/time.h"
 
 /* A budget's end is also when other threads see the machine's clock move. */
@@ -27,6 +28,8 @@ void virtual_clock_refill(struct cpu *cpu)
 	left = ticks_left(cpu);
 	if (left > longest)
 		left = longest;
+	if (cpu->turns && left > turns_left(cpu))
+		left = turns_left(cpu);
 	/* A timer that is armed again for the past must not keep the guest from going on. */
 	if (left == 0)
 		left = 1;

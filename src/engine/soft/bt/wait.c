@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "engine/soft/bt/coherence.h"
+#include "engine/soft/bt/turns.h"
 #include "engine/soft/bt/virtual_clock.h"
 
 static void sleep_until_kicked(struct cpu *cpu)
@@ -24,6 +25,10 @@ static void sleep_until_kicked(struct cpu *cpu)
 void bt_wait(struct cpu *cpu)
 {
 	fpu_stash(cpu);
+	if (cpu->turns) {
+		turns_wait_for_event(cpu);
+		return;
+	}
 	coherence_sleep(cpu);
 	sleep_until_kicked(cpu);
 	coherence_wake(cpu);
@@ -37,4 +42,5 @@ void bt_yield(void)
 void bt_wake(struct cpu *cpu)
 {
 	syscall(SYS_futex, &cpu->kick, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+	turns_wake(cpu);
 }

@@ -241,6 +241,9 @@ struct cpu {
 	struct engine_vm *vm; /* soft.c: all vCPUs */
 	struct coherence *coherence; /* bt/coherence.h: the VM's; NULL: there is no other vCPU and no device */
 	struct code_inbox *inbox;
+	struct turns *turns; /* bt/turns.h: of several vCPUs under the deterministic clock; else NULL */
+	bool turn_taken;     /* bt/turns.h */
+	uint32_t has_turn;   /* bt/turns.h; atomic access */
 	void *tlb; /* struct tlb_state, private to tlb.c */
 	void *leave_buffer[5]; /* __builtin_setjmp's */
 	bool fpu_stashed;      /* the guest's FPU state is in fpu_area, not in the host's registers */
