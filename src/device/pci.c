@@ -170,6 +170,18 @@ static void unmap(struct pci_function *function, struct pci_bar *bar)
 	bar->mapped = PCI_NOWHERE;
 }
 
+/* Memory of a BAR would hide RAM; in a chipset RAM comes first. */
+static bool is_ram(const struct machine *machine, uint64_t address, uint64_t size)
+{
+	for (unsigned i = 0; i < machine->map.ram_count; i++) {
+		const struct guest_memory_slot *ram = &machine->map.ram[i];
+
+		if (address - ram->gpa < ram->size || ram->gpa - address < size)
+			return true;
+	}
+	return false;
+}
+
 static bool map(struct pci_function *function, struct pci_bar *bar, uint64_t address)
 {
 	struct bus *bus = bus_of(function, bar);
@@ -177,6 +189,7 @@ static bool map(struct pci_function *function, struct pci_bar *bar, uint64_t add
 
 	if (bar->host)
 		return !bus_is_claimed(bus, address, bar->size) &&
+		       !is_ram(function->machine, address, bar->size) &&
 		       machine_map_memory(function->machine, GPA(address), bar->size, bar->host,
 		                          bar->read_only) == 0;
 	return bus_add(bus, address, bar->size, bar->ops, device, function->name) == 0;

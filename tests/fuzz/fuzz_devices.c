@@ -1,5 +1,6 @@
 /*
- * Random port and memory accesses to every device, mixed with time, acknowledges, EOIs and resets. Build with
+ * Random port and memory accesses to every device, mixed with configuration space (BARs land on anything), interrupts
+ * of PCI functions, time, acknowledges, EOIs and resets. Build with
  * the sanitizers, which find what is wrong; the program itself checks only that the machine stays usable.
  * gcc -std=gnu17 -g -O1 -fsanitize=address,undefined -D_GNU_SOURCE -Isrc -Itests/unit -o /tmp/fuzz_devices \
  *   tests/fuzz/fuzz_devices.c src/device/[a-z]*.c src/util/error.c -pthread \
@@ -51,6 +52,121 @@ static uint64_t some_value(void)
 	}
 }
 
+/* ---- PCI functions that do nothing but have everything ---- */
+
+#define CARDS 4
+
+static struct pci_function card[CARDS];
+static uint8_t card_memory[CARDS][32768] __attribute__((aligned(4096)));
+
+static uint64_t card_read(void *state, uint64_t offset, unsigned size)
+{
+	return offset;
+}
+
+static void card_write(void *state, uint64_t offset, unsigned size, uint64_t value)
+{
+	struct pci_function *function = state;
+
+	pci_send_msi(function);
+	pci_send_msix(function, (unsigned)value & 127);
+	pci_set_intx(function, value & 1);
+}
+
+static const struct bus_ops card_ops = {8, card_read, card_write};
+
+static void card_reset(void *state)
+{
+	pci_reset(state);
+}
+
+static void add_cards(struct machine *machine)
+{
+	const struct pci_identity identity = {
+	    .vendor = 0x1234, .device = 1, .class_code = 0xff0000, .interrupt_pin = 1};
+
+	for (unsigned i = 0; i < CARDS; i++) {
+		pci_init(&card[i], "card", &card[i], &identity);
+		pci_bar_io(&card[i], 0, 4u << i, &card_ops);
+		pci_bar_memory(&card[i], 1, 16u << (4 * i), false, &card_ops);
+		pci_bar_memory(&card[i], 2, 4096u << (6 * i), true, &card_ops);
+		pci_add_msi(&card[i]);
+		pci_add_msix(&card[i], 1 + 21 * i, 4);
+		pci_bar_ram(&card[i], 5, 16384, card_memory[i], false);
+		pci_bar_ram(&card[i], PCI_BARS, 16384, card_memory[i] + 16384, true);
+		pci_add_express(&card[i]);
+		machine_lock(machine);
+		if (pci_add(machine, &card[i], PCI_SLOT_ANY, 0) ||
+		    machine_add_device(machine, "card", &card[i], card_reset, NULL))
+			abort();
+		machine_unlock(machine);
+	}
+}
+
+/* An address where something is, or beside it: what a hostile guest puts into a BAR. */
+static uint32_t some_bar(struct machine *machine)
+{
+	switch (below(6)) {
+	case 0:
+		return (uint32_t)some_address(&machine->mmio);
+	case 1:
+		return (uint32_t)some_address(&machine->pio);
+	case 2:
+		return (uint32_t)below(machine->config.memory_size);
+	case 3:
+		return 0xd0000000u + ((uint32_t)below(64) << 12);
+	default:
+		return (uint32_t)some_value();
+	}
+}
+
+static void configure(struct machine *machine)
+{
+	const struct pci_host *host = machine->pci;
+	unsigned slot = (unsigned)below(PCI_SLOTS);
+	unsigned size = 1u << below(3);
+	unsigned offset = (unsigned)below(below(8) ? 256 : 4096) & ~(size - 1);
+	uint32_t value = below(2) ? some_bar(machine) : (uint32_t)some_value();
+
+	while (!host->function[slot][0])
+		slot = (slot + 1) % PCI_SLOTS;
+	/* Mostly what decides where things are. */
+	if (below(2))
+		offset = 4 + 4 * (unsigned)below(9);
+	if (offset == 4 && below(2))
+		value |= 7;
+	if (host->ecam != PCI_NOWHERE && below(2)) {
+		store(machine, host->ecam + (slot << 15) + offset, size, value);
+		load(machine, host->ecam + (slot << 15) + offset, size);
+	} else {
+		out(machine, 0xcf8, 4, 0x80000000 | slot << 11 | (offset & 0xfc));
+		out(machine, (uint16_t)(0xcfc + (offset & 3)), size, value);
+		in(machine, (uint16_t)(0xcfc + (offset & 3)), size);
+	}
+}
+
+/* What a BAR says it occupies is its own on the bus; nothing else may change under it. */
+static void check_bars(struct machine *machine)
+{
+	const struct pci_host *host = machine->pci;
+
+	for (unsigned i = 0; i < CARDS; i++)
+		for (unsigned index = 0; index <= PCI_BARS; index++) {
+			const struct pci_bar *bar = &card[i].bar[index];
+
+			if (!bar->size || bar->mapped == PCI_NOWHERE)
+				continue;
+			if (bar->mapped != pci_bar_address(&card[i], index) ||
+			    (!bar->host && bus_find(bar->io ? &machine->pio : &machine->mmio, bar->mapped)->ops !=
+			                       bar->ops) ||
+			    (bar->host && machine_memory(machine, GPA(bar->mapped), bar->size) != bar->host)) {
+				fprintf(stderr, "%s: BAR %u is not where it says\n", host->function[card[i].slot][0]->name,
+				        index);
+				abort();
+			}
+		}
+}
+
 static void touch_memory(struct machine *machine)
 {
 	uint64_t gpa = below(machine->config.memory_size - 8) & ~UINT64_C(7);
@@ -66,7 +182,7 @@ static void step(struct machine *machine)
 	uint64_t address;
 	uint64_t now;
 
-	switch (below(16)) {
+	switch (below(18)) {
 	case 0 ... 3:
 		in(machine, (uint16_t)some_address(&machine->pio), 1u << below(3));
 		break;
@@ -101,11 +217,21 @@ static void step(struct machine *machine)
 		machine->host.eoi(machine, (uint8_t)any());
 		touch_memory(machine);
 		break;
+	case 15:
+		configure(machine);
+		break;
+	case 16:
+		machine_lock(machine);
+		card_write(&card[below(CARDS)], 0, 4, any());
+		machine_unlock(machine);
+		break;
 	default:
 		if (below(512) == 0) {
 			machine_lock(machine);
 			machine_reset_devices(machine);
 			machine_unlock(machine);
+			if (below(4))
+				pci_setup(machine);
 		}
 		break;
 	}
@@ -137,8 +263,11 @@ int main(int argc, char **argv)
 
 	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
 	machine = fixture_create("null");
+	add_cards(machine);
 	for (uint64_t i = 0; i < iterations; i++) {
 		step(machine);
+		if (i % 64 == 0)
+			check_bars(machine);
 		if (i % 65536 == 65535)
 			check_usable(machine);
 	}
