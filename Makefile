@@ -11,8 +11,9 @@ check_packages := $(build_packages) libcmocka-dev qemu-system-x86 qemu-utils e2f
 check_long_packages := $(check_packages) stress-ng
 # Peers that cannot be installed are left out.
 bench_packages := qemu-system-x86 bochs bochsbios vgabios isolinux syslinux-common xorriso
+proof_packages := seabios ovmf openssh-client dpkg qemu-system-x86
 
-.PHONY: all demo check check-long bench image install clean help
+.PHONY: all demo check check-long bench image proof install clean help
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) nestor
 
@@ -22,6 +23,7 @@ help:
 	@echo "make check-long  run more whole guests, stress-ng in them among others"
 	@echo "make bench     measure Nestor beside QEMU TCG and Bochs on the same guests (BENCH=\"--only nestor --runs 1\")"
 	@echo "make image     build a Debian 12 disk image with KVM, libvirt and a guest in it: .cache/image/debian.img"
+	@echo "make proof     build that image and have all of its parts work, through BIOS and EFI (PROOF=\"--compare\")"
 	@echo "make install   install nestor and its man page below PREFIX ($(PREFIX))"
 	@echo "make clean     remove what was built (.cache, with Debian's kernel, stays)"
 
@@ -71,6 +73,12 @@ bench:
 image:
 	@mkdir -p .cache/image
 	@scripts/image/build .cache/image/debian.img
+
+proof: image
+	@scripts/need $(build_packages) $(proof_packages)
+	$(call configure,$(BUILD),-Dprefix=$(PREFIX))
+	@ninja --quiet -C $(BUILD) nestor
+	@scripts/proof --nestor $(BUILD)/nestor $(PROOF)
 
 install:
 	@scripts/need $(build_packages)
