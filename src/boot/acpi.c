@@ -209,6 +209,17 @@ static void add_processors(struct aml *aml, unsigned count)
 	}
 }
 
+static void add_sleep_state(struct aml *aml, const char *name, uint8_t type)
+{
+	aml_name(aml, name);
+	aml_package(aml, 4);
+	aml_integer(aml, type);
+	aml_integer(aml, type);
+	aml_integer(aml, 0);
+	aml_integer(aml, 0);
+	aml_end(aml);
+}
+
 static int write_dsdt(struct writer *writer, const struct boot_request *request, uint32_t *gpa)
 {
 	const struct boot_platform *platform = &request->platform;
@@ -226,13 +237,9 @@ static int write_dsdt(struct writer *writer, const struct boot_request *request,
 	add_legacy_devices(&aml, platform);
 	add_board(&aml, platform);
 	aml_end(&aml);
-	aml_name(&aml, "\\_S5");
-	aml_package(&aml, 4);
-	aml_integer(&aml, platform->sleep_type_s5);
-	aml_integer(&aml, platform->sleep_type_s5);
-	aml_integer(&aml, 0);
-	aml_integer(&aml, 0);
-	aml_end(&aml);
+	if (platform->sleep_type_s3)
+		add_sleep_state(&aml, "\\_S3", platform->sleep_type_s3);
+	add_sleep_state(&aml, "\\_S5", platform->sleep_type_s5);
 	if (aml.failed || aml.depth)
 		status = error_set(ENOMEM, "the host has no memory for the ACPI tables");
 	else
@@ -253,7 +260,6 @@ static int write_dsdt(struct writer *writer, const struct boot_request *request,
 #define FEATURE_WBINVD          (1u << 0)
 #define FEATURE_PROC_C1         (1u << 2)
 #define FEATURE_NO_SLEEP_BUTTON (1u << 5)
-#define FEATURE_NO_RTC_WAKE     (1u << 6)
 #define FEATURE_TIMER_32        (1u << 8)
 #define FEATURE_RESET           (1u << 10)
 
@@ -262,7 +268,7 @@ static void write_fadt(struct writer *writer, const struct boot_platform *platfo
 {
 	uint8_t table[FADT_SIZE] = {0};
 	uint32_t features = FEATURE_WBINVD | FEATURE_PROC_C1 |
-	                    FEATURE_NO_SLEEP_BUTTON | FEATURE_NO_RTC_WAKE | FEATURE_TIMER_32;
+	                    FEATURE_NO_SLEEP_BUTTON | FEATURE_TIMER_32;
 	uint16_t event = platform->pm_base, control = (uint16_t)(platform->pm_base + 4),
 	         timer = (uint16_t)(platform->pm_base + 8);
 	/* FIRMWARE_CTRL, DSDT and their extended forms */

@@ -34,6 +34,7 @@ struct boot_platform {
 	uint16_t smi_port;     /* 0: none, the machine is always in ACPI mode */
 	uint8_t sci_irq;       /* 0: 9. Level triggered, active high */
 	uint8_t sleep_type_s5; /* SLP_TYPa that powers off */
+	uint8_t sleep_type_s3; /* SLP_TYPa that suspends to RAM, 0: none */
 	uint16_t reset_port;   /* 0: none. A byte port */
 	uint8_t reset_value;
 	uint16_t debug_exit_port; /* isa-debug-exit, reserved in the DSDT. 0: none */
@@ -82,6 +83,13 @@ struct boot_request {
  */
 int boot_load(const struct boot_request *request, const struct guest_memory *memory,
               struct vcpu_state *start);
+
+/*
+ * The state of vCPU 0 when a guest that boot_load has started, and that is suspended to RAM, wakes: at the waking vector
+ * in the FACS (ACPI Specification, "Firmware ACPI Control Structure"), in real mode. Returns 0, or -EINVAL with
+ * error_text() where the guest has left none.
+ */
+int boot_wake(const struct guest_memory *memory, uint64_t local_apic, struct vcpu_state *start);
 
 /* --- fw_cfg ------------------------------------------------------------------------------------------- */
 

@@ -1,7 +1,9 @@
 /* The states in which the boot protocols start the first vCPU. */
+#include <errno.h>
 #include <string.h>
 
 #include "boot/loader.h"
+#include "util/error.h"
 
 #define CODE_SELECTOR 0x10
 #define DATA_SELECTOR 0x18
@@ -75,5 +77,37 @@ int start_long(struct loader *loader, uint64_t entry)
 	loader->start.cr3 = tables;
 	loader->start.cr4 = CR4_PAE;
 	loader->start.efer = EFER_LME | EFER_LMA;
+	return 0;
+}
+
+#define FACS         (LOW_ACPI + ACPI_TABLES_AT)
+#define FACS_SIZE    64
+#define FACS_WAKING  12 /* Firmware_Waking_Vector: a real-mode address */
+#define REAL_MODE_MB (1u << 20)
+
+int boot_wake(const struct guest_memory *memory, uint64_t local_apic, struct vcpu_state *start)
+{
+	const uint8_t *facs = guest_memory_host(memory, GPA(FACS), FACS_SIZE);
+	uint32_t vector = 0;
+
+	if (facs && !memcmp(facs, "FACS", 4))
+		memcpy(&vector, facs + FACS_WAKING, sizeof(vector));
+	if (!vector || vector >= REAL_MODE_MB)
+		return error_set(EINVAL, "the guest went to sleep without a waking vector below 1 MiB");
+	*start = (struct vcpu_state){
+	    .rip = vector & 0xf,
+	    .rflags = 2,
+	    .cr0 = CR0_ET,
+	    .idtr = {.limit = 0x3ff},
+	    .apic_base = local_apic | APIC_BASE_ENABLE | APIC_BASE_BSP,
+	};
+	start->dr[6] = 0xffff0ff0;
+	start->dr[7] = 0x400;
+	for (unsigned i = SEG_ES; i <= SEG_GS; i++)
+		start->seg[i] = (struct segment){.limit = 0xffff, .rights = 0x3 | RIGHTS_S | RIGHTS_P};
+	start->seg[SEG_CS].selector = (uint16_t)(vector >> 4);
+	start->seg[SEG_CS].base = vector & ~0xfu;
+	start->seg[SEG_LDTR] = (struct segment){.limit = 0xffff, .rights = 0x2 | RIGHTS_P};
+	start->seg[SEG_TR] = (struct segment){.limit = 0xffff, .rights = 0xb | RIGHTS_P};
 	return 0;
 }

@@ -1,8 +1,9 @@
 /*
  * ACPI fixed hardware: PM1a event and control blocks, the power management timer and an empty GPE block, laid out
  * as in an ICH9 ("Power Management I/O Registers"), whose LPC bridge says where (ich9_lpc.c). ACPI mode is always
- * on. Rules: ACPI Specification, "PM1 Event Grouping", "PM1 Control Registers", "Power Management Timer". The power button is a fixed-feature one. Waking
- * and sleep states other than S5 do not exist.
+ * on. Rules: ACPI Specification, "PM1 Event Grouping", "PM1 Control Registers", "Power Management Timer", "Waking and
+ * Sleeping". The power button is a fixed-feature one; sleep states are S3 and S5. From S3 the power button and the RTC's
+ * alarm wake, where they are enabled.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,6 +18,8 @@
 
 #define STATUS_TIMER    0x0001
 #define STATUS_POWER_BUTTON 0x0100
+#define STATUS_RTC      0x0400
+#define STATUS_WAKE     0x8000
 #define STATUS_BITS     0xcf31 /* those that exist: TMR, BM, GBL, PWRBTN, SLPBTN, RTC, PCIEXP_WAKE, WAK */
 #define ENABLE_BITS     0x4721
 #define CONTROL_SCI_EN  0x0001
@@ -32,6 +35,7 @@ struct acpi_pm {
 	struct machine *machine;
 	uint16_t base; /* 0: not decoded */
 	uint16_t status, enable, control;
+	bool sleep;         /* the machine is about to be reset for S3 */
 	uint64_t half_seen; /* number of changes of the timer's bit 31 accounted for in TMR_STS */
 	struct machine_timer overflow;
 	struct irq_pin sci;
@@ -55,6 +59,11 @@ static void account_timer(struct acpi_pm *pm)
 static void update(struct acpi_pm *pm)
 {
 	account_timer(pm);
+	if (pm->machine->sleeping || pm->sleep) {
+		if (pm->status & pm->enable & (STATUS_POWER_BUTTON | STATUS_RTC))
+			machine_wakeup(pm->machine);
+		return;
+	}
 	irq_pin_set(&pm->sci, pm->status & pm->enable);
 	if (pm->enable & STATUS_TIMER)
 		timer_arm(&pm->overflow, clock_scale((pm->half_seen + 1) << 31, NS, PM_TIMER_HZ) + 1);
@@ -72,6 +81,10 @@ static void write_control(struct acpi_pm *pm, uint16_t value)
 	pm->control = (value & CONTROL_BITS) | CONTROL_SCI_EN;
 	if (value & CONTROL_SLP_EN && CONTROL_TYPE(value) == PLATFORM_S5_TYPE)
 		machine_power_off(pm->machine);
+	if (value & CONTROL_SLP_EN && CONTROL_TYPE(value) == PLATFORM_S3_TYPE) {
+		pm->sleep = true;
+		machine_suspend(pm->machine);
+	}
 }
 
 /* Registers as an array of bytes would be seen: the block is read and written in any width. */
@@ -132,6 +145,13 @@ static void pm_reset(void *state)
 {
 	struct acpi_pm *pm = state;
 
+	pm->sleep = false;
+	if (pm->machine->sleeping) {
+		irq_pin_set(&pm->sci, false);
+		timer_cancel(&pm->overflow);
+		update(pm); /* what has happened meanwhile */
+		return;
+	}
 	pm->status = 0;
 	pm->enable = 0;
 	pm->control = CONTROL_SCI_EN;
@@ -143,6 +163,23 @@ static void pm_reset(void *state)
 void acpi_pm_power_button(struct acpi_pm *pm)
 {
 	pm->status |= STATUS_POWER_BUTTON;
+	update(pm);
+}
+
+void acpi_pm_rtc_alarm(struct acpi_pm *pm)
+{
+	pm->status |= STATUS_RTC;
+	update(pm);
+}
+
+/* "WAK_STS": set by any event that wakes. Enables are as after power-up: whoever wakes sets its own. */
+void acpi_pm_wake(struct acpi_pm *pm)
+{
+	pm->machine->sleeping = false;
+	pm->status = (uint16_t)((pm->status & (STATUS_POWER_BUTTON | STATUS_RTC)) | STATUS_WAKE);
+	pm->enable = 0;
+	pm->control = CONTROL_SCI_EN;
+	pm->half_seen = pm_ticks(pm) >> 31;
 	update(pm);
 }
 

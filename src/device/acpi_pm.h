@@ -13,6 +13,12 @@ struct acpi_pm;
  */
 bool acpi_pm_place(struct acpi_pm *pm, uint16_t base);
 
+/* The machine wakes up from suspend to RAM. Under lock. */
+void acpi_pm_wake(struct acpi_pm *pm);
+
+/* The RTC's alarm has gone off. Under lock. */
+void acpi_pm_rtc_alarm(struct acpi_pm *pm);
+
 /* The user presses the power button once. Under lock. */
 void acpi_pm_power_button(struct acpi_pm *pm);
 

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "device/acpi_pm.h"
 #include "device/terminal.h"
 #include "machine/event_loop.h"
 #include "machine/machine.h"
@@ -271,9 +272,21 @@ static size_t filter_escapes(struct host_port *port, uint8_t *data, size_t size)
 			say(port, "\r\nnestor: left with Ctrl-A x\r\n");
 			machine_stop_because(port->machine, 0, STOP_HOST_UI);
 			break;
+		case 'w':
+			say(port, machine_wakeup(port->machine) ? "\r\nnestor: woken\r\n"
+			                                        : "\r\nnestor: the guest is not asleep\r\n");
+			break;
+		case 'p':
+			say(port, "\r\nnestor: power button\r\n");
+			machine_lock(port->machine);
+			acpi_pm_power_button(port->machine->acpi_pm);
+			machine_unlock(port->machine);
+			break;
 		case 'h':
 		case '?':
 			say(port, "\r\nnestor: Ctrl-A x  leave\r\n"
+			          "        Ctrl-A p  press the power button\r\n"
+			          "        Ctrl-A w  wake a guest that is suspended to RAM\r\n"
 			          "        Ctrl-A h  this help\r\n"
 			          "        Ctrl-A Ctrl-A  send a Ctrl-A\r\n");
 			break;

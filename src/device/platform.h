@@ -64,6 +64,7 @@
 #define PLATFORM_PM_GPE0        0x620 /* 16 bytes: status 8, enable 8; all reserved */
 #define PLATFORM_PM_GPE0_LENGTH 16
 #define PLATFORM_SMI_COMMAND    0    /* none: ACPI mode is always on (SCI_EN set), FADT SMI_CMD = 0 */
+#define PLATFORM_S3_TYPE        1    /* SLP_TYPa of \_S3 */
 #define PLATFORM_S5_TYPE        5    /* SLP_TYPa of \_S5 */
 #define PLATFORM_RTC_CENTURY    0x32 /* CMOS index, FADT CENTURY */
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "device/acpi_pm.h"
 #include "device/devices.h"
 #include "machine/machine.h"
 #include "util/error.h"
@@ -186,6 +187,8 @@ static void account_updates(struct rtc *rtc, uint64_t now)
 	for (uint64_t second = first + 1; second <= last; second++) {
 		if (alarm_matches(rtc, rtc->base + (int64_t)second)) {
 			rtc->cmos[REGISTER_C] |= C_AF;
+			if (rtc->cmos[REGISTER_B] & B_AIE && rtc->machine->acpi_pm)
+				acpi_pm_rtc_alarm(rtc->machine->acpi_pm);
 			break;
 		}
 	}
@@ -393,16 +396,16 @@ static void fill_cmos(struct rtc *rtc)
 	rtc->cmos[0x5f] = (uint8_t)(rtc->machine->config.cpu_count - 1);
 }
 
-/* CMOS memory and the time survive a reset; interrupts do not. */
+/* CMOS memory and the time survive a reset; interrupts do not, except the alarm that wakes from suspend to RAM. */
 static void rtc_reset(void *state)
 {
 	struct rtc *rtc = state;
 
 	rtc->index = 0;
-	rtc->cmos[REGISTER_B] &= (uint8_t)~(B_PIE | B_AIE | B_UIE);
+	rtc->cmos[REGISTER_B] &= (uint8_t)~(B_PIE | B_UIE | (rtc->machine->sleeping ? 0 : B_AIE));
 	rtc->cmos[REGISTER_C] = 0;
 	timer_cancel(&rtc->periodic);
-	timer_cancel(&rtc->update);
+	arm_update(rtc, machine_now(rtc->machine));
 	update_irq(rtc);
 }
 

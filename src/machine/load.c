@@ -27,6 +27,7 @@ static struct boot_platform describe_platform(const struct machine *machine)
 	    .smi_port = PLATFORM_SMI_COMMAND,
 	    .sci_irq = PLATFORM_IRQ_SCI,
 	    .sleep_type_s5 = PLATFORM_S5_TYPE,
+	    .sleep_type_s3 = PLATFORM_S3_TYPE,
 	    .reset_port = PLATFORM_RESET_CONTROL,
 	    .reset_value = PLATFORM_RESET_VALUE,
 	    .debug_exit_port = PLATFORM_DEBUG_EXIT,
@@ -81,6 +82,20 @@ static int split_module(const char *text, struct boot_module *module, char **cop
 	return 0;
 }
 
+/* Firmware does as it finds in CMOS; without any we do what it would. */
+static int wake_guest(struct machine *machine)
+{
+	struct vcpu_state start;
+	int error = 0;
+
+	if (machine->config.firmware)
+		return 0;
+	error = boot_wake(&machine->memory, PLATFORM_LAPIC_BASE, &start);
+	if (!error)
+		error = pci_setup(machine);
+	return error ? error : machine_set_state(machine, 0, &start);
+}
+
 int machine_load_guest(struct machine *machine, void *context)
 {
 	const struct machine_config *config = &machine->config;
@@ -100,6 +115,8 @@ int machine_load_guest(struct machine *machine, void *context)
 	struct vcpu_state start;
 	int error = 0;
 
+	if (machine->waking)
+		return wake_guest(machine);
 	memcpy(request.uuid, config->uuid, sizeof(request.uuid));
 	if (config->firmware)
 		return machine_load_firmware(machine, &request);

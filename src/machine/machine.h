@@ -24,6 +24,7 @@
 #include "machine/irq.h"
 #include "machine/machine_config.h"
 #include "machine/notify.h"
+#include "machine/sleep.h"
 #include "machine/memory_map.h"
 #include "machine/timer.h"
 #include "util/guest_memory.h"
@@ -106,6 +107,7 @@ struct machine {
 	unsigned outbox_count;
 	bool extint, extint_sent; /* the 8259 pair's INTR: wanted, and as the engine knows it */
 	bool stop_kick;           /* kick every vCPU at the next unlock */
+	bool sleeping;            /* devices are reset for, or start again after, suspend to RAM */
 	struct machine_description description[MACHINE_DESCRIPTIONS];
 	unsigned description_count;
 
@@ -121,6 +123,9 @@ struct machine {
 	atomic_uint pauses;      /* machine_pause calls that are not undone; read anywhere */
 	atomic_bool map_changed; /* read anywhere; set under lock */
 	bool restart;     /* the stop is a reset that starts over */
+	bool suspend;     /* … and that waits for `wake` first (sleep.h) */
+	bool wake;
+	bool waking; /* the loader starts a guest that was suspended */
 	int exit_status;
 	const char *stop_reason; /* STOP_* */
 	atomic_bool stop_requested; /* written under run_lock, read anywhere */

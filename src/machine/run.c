@@ -29,6 +29,9 @@ static void request_stop(struct machine *machine, int status, bool restart, cons
 		machine->exit_status = status; /* an end beats a restart that is under way */
 		machine->restart = false;
 		machine->stop_reason = reason;
+	} else if (restart && machine->suspend) {
+		machine->stop_reason = reason;
+		machine->suspend = false; /* nothing of what sleeps is kept */
 	}
 	pthread_cond_broadcast(&machine->run_changed); /* machine_run kicks the vCPUs */
 	pthread_mutex_unlock(&machine->run_lock);
@@ -279,11 +282,16 @@ static void wait_for_vcpus(struct machine *machine)
 	}
 }
 
-/* Power-up state of everything; RAM is zero again, as the loader expects it. */
-static void reset_machine(struct machine *machine)
+/*
+ * Power-up state of everything; RAM is zero again, as the loader expects it. For suspend to RAM that stays, and so do
+ * the parts of devices that remain under power.
+ */
+static void reset_machine(struct machine *machine, bool suspend)
 {
-	memory_map_clear_ram(machine);
+	if (!suspend)
+		memory_map_clear_ram(machine);
 	machine_lock(machine);
+	machine->sleeping = suspend;
 	machine_reset_devices(machine);
 	machine_unlock(machine);
 	if (atomic_load(&machine->map_changed)) {
@@ -295,6 +303,24 @@ static void reset_machine(struct machine *machine)
 		timer_cancel(&machine->vcpu[i].timer);
 		machine->engine->vcpu_reset(machine->vcpu[i].engine_vcpu);
 	}
+}
+
+/* False where the machine ends in its sleep. */
+static bool reset_or_sleep(struct machine *machine)
+{
+	bool suspend = machine->suspend;
+
+	machine->waking = false;
+	reset_machine(machine, suspend);
+	if (!suspend)
+		return true;
+	machine->waking = machine_sleep_through(machine);
+	if (machine->waking)
+		return true;
+	if (!machine->restart)
+		return false;
+	reset_machine(machine, false);
+	return true;
 }
 
 int machine_run(struct machine *machine)
@@ -317,13 +343,17 @@ int machine_run(struct machine *machine)
 		status = machine->exit_status;
 		if (!machine->restart || !machine->loader)
 			break;
-		reset_machine(machine);
+		if (!reset_or_sleep(machine)) {
+			status = machine->exit_status;
+			break;
+		}
 		if (machine->loader(machine, machine->loader_context)) {
 			fprintf(stderr, "nestor: %s%s", error_text(), terminal_newline());
 			status = 2;
 			break;
 		}
-		machine_notify(machine, MACHINE_EVENT_RESET, machine->stop_reason);
+		if (!machine->waking)
+			machine_notify(machine, MACHINE_EVENT_RESET, machine->stop_reason);
 		pthread_mutex_lock(&machine->run_lock);
 		/* A request to end that came meanwhile has taken the restart back. */
 		bool ended = !machine->restart;
