@@ -25,6 +25,7 @@ int acpi_pm_create(struct machine *machine);
 int cf9_create(struct machine *machine);
 int pci_host_create(struct machine *machine);
 int ahci_create(struct machine *machine);
+int net_cards_create(struct machine *machine);
 int virtio_blk_create(struct machine *machine);
 int virtio_console_create(struct machine *machine);
 int virtio_rng_create(struct machine *machine);

@@ -67,6 +67,8 @@ struct virtio_setup {
 	uint32_t class_code; /* PCI's: base class << 16 | subclass << 8 */
 	bool modern_only;  /* no legacy interface; else transitional, where the type has a transitional ID */
 	uint64_t features; /* the device's own bits that it offers */
+	void *rom;         /* the expansion ROM, page-aligned, or NULL; owned by the device */
+	size_t rom_size;   /* a power of two */
 	unsigned config_size; /* bytes of virtio->config, at most VIRTIO_CONFIG_MAX */
 	const struct virtio_ops *ops;
 	void *device; /* first argument of all callbacks */

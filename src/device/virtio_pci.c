@@ -482,6 +482,8 @@ int virtio_pci_add(struct virtio_device *virtio, uint8_t slot)
 	if (transitional)
 		pci_bar_io(&virtio->pci, BAR_LEGACY, legacy_size, &legacy_ops);
 	pci_bar_memory(&virtio->pci, BAR_MODERN, MODERN_SIZE, true, &modern_ops);
+	if (virtio->setup.rom)
+		pci_bar_ram(&virtio->pci, PCI_BARS, virtio->setup.rom_size, virtio->setup.rom, true);
 	pci_add_msix(&virtio->pci, virtio->queue_count + 1, BAR_MSIX);
 	add_capabilities(virtio);
 	virtio->pci.config_reading = config_reading;
