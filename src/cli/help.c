@@ -35,6 +35,9 @@ const char help_run[] =
 	"                         hostname=, tftp=DIR, bootfile=; may be repeated, as may\n"
 	"  --net tap,ifname=NAME  or fd=N: a card on a tap interface; --net none: no card\n"
 	"        …,model=virtio|e1000e,mac=ADDRESS,rom=off   of each card (virtio)\n"
+	"  --vga std|none         a VGA; nestor screenshot shows it (std with firmware or --vnc, else none)\n"
+	"  --vnc [HOST]:N|PORT|unix:PATH[,password-file=FILE]\n"
+	"                         show the screen to VNC viewers; host: this machine alone (127.0.0.1)\n"
 	"  --on-reset stop|restart          what a guest's reset does (stop)\n"
 	"\n"
 	"Control:\n"
@@ -56,4 +59,5 @@ const char help_run[] =
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=hvc0 --console stdio\n"
 	"  nestor run --kernel xen --module \"vmlinuz console=hvc0\" --module initrd.img --memory 2G\n"
 	"  nestor run --name web --detach --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
+	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=tty0 --vnc :0\n"
 	"  nestor run --kernel test.elf --nested vmx --trace vmx --serial null\n";

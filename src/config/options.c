@@ -21,6 +21,7 @@ enum option_code {
 	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE, OPTION_STATE_HASH,
 	OPTION_NET,
 	OPTION_DISK, OPTION_CDROM,
+	OPTION_VGA, OPTION_VNC,
 	OPTION_FIRMWARE_VARS, OPTION_FW_CFG, OPTION_DEBUG_PORT, OPTION_UUID,
 	OPTION_NAME, OPTION_DETACH,
 	OPTION_HELP,
@@ -56,6 +57,8 @@ static const struct option long_options[] = {
 	{"tune", required_argument, NULL, OPTION_TUNE},
 	{"state-hash", no_argument, NULL, OPTION_STATE_HASH},
 	{"net", required_argument, NULL, OPTION_NET},
+	{"vga", required_argument, NULL, OPTION_VGA},
+	{"vnc", required_argument, NULL, OPTION_VNC},
 	{"disk", required_argument, NULL, OPTION_DISK},
 	{"cdrom", required_argument, NULL, OPTION_CDROM},
 	{"name", required_argument, NULL, OPTION_NAME},
@@ -425,6 +428,10 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 	case OPTION_DISK:
 	case OPTION_CDROM:
 		return disk_options_add(&options->disk, machine, value, code == OPTION_CDROM);
+	case OPTION_VGA:
+		return display_options_vga(&options->display, machine, value);
+	case OPTION_VNC:
+		return display_options_vnc(&options->display, machine, value);
 	case OPTION_STATE_HASH:
 		options->state_hash = true;
 		return 0;
@@ -566,6 +573,8 @@ int options_parse(struct options *options, int argc, char **argv)
 	if (!result)
 		result = firmware_options_finish(options);
 	if (!result)
+		result = display_options_finish(&options->display, &options->machine);
+	if (!result)
 		result = check_control(options);
 	return result ? result : check_together(&options->machine);
 }
@@ -573,6 +582,7 @@ int options_parse(struct options *options, int argc, char **argv)
 void options_free(struct options *options)
 {
 	disk_options_free(&options->disk);
+	display_options_free(&options->display);
 	free(options->kernel_cache);
 	options->kernel_cache = NULL;
 	firmware_options_free(options);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "config/disk_options.h"
+#include "config/display_options.h"
 #include "machine/machine_config.h"
 
 struct options {
@@ -16,6 +17,7 @@ struct options {
 	bool detach;                   /* --detach */
 	bool help;                     /* --help was given; nothing else was checked */
 	bool tune_list;                /* --tune list was given; nothing behind it was checked */
+	struct display_options display;
 	bool no_network;               /* --net none */
 	bool no_kernel_cache;          /* --kernel-cache off */
 	struct disk_options disk;      /* the texts of --disk and --cdrom */

@@ -33,8 +33,9 @@ static struct boot_platform describe_platform(const struct machine *machine)
 	    .debug_exit_port = PLATFORM_DEBUG_EXIT,
 	    .rtc = true,
 	    .rtc_century = PLATFORM_RTC_CENTURY,
-	    .i8042 = false, /* there is a controller for A20 and reset, but nothing is plugged in */
-	    .vga_text = false,
+	    /* Keyboard and mouse are there always, but without a screen nobody sits before them. */
+	    .i8042 = machine->config.vga != MACHINE_VGA_NONE || machine->config.firmware,
+	    .vga_text = machine->config.vga != MACHINE_VGA_NONE,
 	    .pci = true,
 	    .ecam = PLATFORM_ECAM,
 	    .pci_hole = PLATFORM_PCI_HOLE,

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "display/vnc.h"
 #include "engine/cpu_model.h"
 #include "engine/engine.h"
 #include "net/net_config.h"
@@ -48,6 +49,11 @@ struct machine_fw_cfg {
 	const char *file, *text; /* one of them; the other is NULL */
 };
 
+enum machine_vga {
+	MACHINE_VGA_NONE,
+	MACHINE_VGA_STD, /* a VGA with the Bochs display interface */
+};
+
 /* All strings are borrowed and must live as long as the machine. */
 struct machine_config {
 	uint64_t memory_size; /* bytes, a multiple of 4 KiB, at least 1 MiB */
@@ -68,6 +74,9 @@ struct machine_config {
 
 	const char *console[MACHINE_CONSOLES]; /* virtio consoles, as serial; unused ones NULL */
 	bool rng;                              /* virtio-rng */
+
+	enum machine_vga vga;
+	struct vnc_address vnc; /* host and path NULL: no VNC */
 
 	/* boot/ */
 	enum machine_boot boot;
