@@ -196,6 +196,19 @@ static void add_board(struct aml *aml, const struct boot_platform *platform)
 	aml_end(aml);
 }
 
+/* QEMU's specification, "PVPANIC DEVICE", "ACPI Interface". */
+static void add_pvpanic(struct aml *aml, uint16_t port)
+{
+	aml_device(aml, "PEVT");
+	aml_name(aml, "_HID"), aml_string(aml, "QEMU0001");
+	aml_name(aml, "_STA"), aml_integer(aml, 0xf);
+	aml_name(aml, "_CRS");
+	aml_resources(aml);
+	aml_io(aml, port, 1);
+	aml_resources_end(aml);
+	aml_end(aml);
+}
+
 static void add_processors(struct aml *aml, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
@@ -236,6 +249,8 @@ static int write_dsdt(struct writer *writer, const struct boot_request *request,
 		acpi_add_pci(&aml, platform);
 	add_legacy_devices(&aml, platform);
 	add_board(&aml, platform);
+	if (platform->pvpanic_port)
+		add_pvpanic(&aml, platform->pvpanic_port);
 	aml_end(&aml);
 	if (platform->sleep_type_s3)
 		add_sleep_state(&aml, "\\_S3", platform->sleep_type_s3);

@@ -38,6 +38,7 @@ struct boot_platform {
 	uint16_t reset_port;   /* 0: none. A byte port */
 	uint8_t reset_value;
 	uint16_t debug_exit_port; /* isa-debug-exit, reserved in the DSDT. 0: none */
+	uint16_t pvpanic_port;    /* 0: none */
 	struct {
 		uint16_t port; /* 0: none */
 		uint8_t irq;

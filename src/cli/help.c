@@ -38,6 +38,7 @@ const char help_run[] =
 	"  --vga std|none         a VGA; nestor screenshot shows it (std with firmware or --vnc, else none)\n"
 	"  --vnc [HOST]:N|PORT|unix:PATH[,password-file=FILE]\n"
 	"                         show the screen to VNC viewers; host: this machine alone (127.0.0.1)\n"
+	"  --device NAME[,OPTIONS] edu, pc-testdev, pvpanic, pvpanic-pci; --device list says what they are\n"
 	"  --on-reset stop|restart          what a guest's reset does (stop)\n"
 	"\n"
 	"Control:\n"
@@ -60,4 +61,5 @@ const char help_run[] =
 	"  nestor run --kernel xen --module \"vmlinuz console=hvc0\" --module initrd.img --memory 2G\n"
 	"  nestor run --name web --detach --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=tty0 --vnc :0\n"
+	"  nestor run --kernel vmlinuz --initrd initrd.img --device edu --device pvpanic,on-panic=continue\n"
 	"  nestor run --kernel test.elf --nested vmx --trace vmx --serial null\n";

@@ -5,6 +5,7 @@
 
 #include "cli/session.h"
 #include "config/options.h"
+#include "device/optional.h"
 #include "engine/cpu_model.h"
 #include "machine/load.h"
 #include "machine/machine.h"
@@ -75,6 +76,8 @@ int command_run(int argc, char **argv)
 		status = fputs(help_run, stdout) < 0 ? STATUS_USAGE : STATUS_OK;
 	else if (options.tune_list)
 		status = options_tune_list(stdout) < 0 ? STATUS_USAGE : STATUS_OK;
+	else if (options.device_list)
+		status = optional_devices_list(stdout) < 0 ? STATUS_USAGE : STATUS_OK;
 	else
 		status = run(&options);
 	options_free(&options);

@@ -19,7 +19,7 @@ enum option_code {
 	OPTION_KERNEL = 256, OPTION_INITRD, OPTION_APPEND, OPTION_MODULE, OPTION_FIRMWARE, OPTION_BOOT, OPTION_KERNEL_CACHE, OPTION_MEMORY,
 	OPTION_CPUS, OPTION_CPU, OPTION_NESTED, OPTION_VMX_FIRMWARE, OPTION_HYPERVISOR_LEAF, OPTION_ENGINE,
 	OPTION_SERIAL, OPTION_CLOCK, OPTION_TSC, OPTION_ON_RESET, OPTION_TRACE, OPTION_TUNE, OPTION_STATE_HASH,
-	OPTION_NET,
+	OPTION_NET, OPTION_DEVICE,
 	OPTION_DISK, OPTION_CDROM,
 	OPTION_VGA, OPTION_VNC,
 	OPTION_FIRMWARE_VARS, OPTION_FW_CFG, OPTION_DEBUG_PORT, OPTION_UUID,
@@ -59,6 +59,7 @@ static const struct option long_options[] = {
 	{"net", required_argument, NULL, OPTION_NET},
 	{"vga", required_argument, NULL, OPTION_VGA},
 	{"vnc", required_argument, NULL, OPTION_VNC},
+	{"device", required_argument, NULL, OPTION_DEVICE},
 	{"disk", required_argument, NULL, OPTION_DISK},
 	{"cdrom", required_argument, NULL, OPTION_CDROM},
 	{"name", required_argument, NULL, OPTION_NAME},
@@ -323,6 +324,20 @@ static int tune_of(const char *list, struct options *options)
 	}
 }
 
+/* "NAME,key=value,…" or "list". What they mean is the devices' to say. */
+static int device_of(const char *text, struct options *options)
+{
+	struct machine_config *machine = &options->machine;
+
+	if (!strcmp(text, "list"))
+		options->device_list = true;
+	else if (machine->device_count == MACHINE_OPTIONAL_DEVICES)
+		return error_set(EINVAL, "--device %s: at most %d such devices", text, MACHINE_OPTIONAL_DEVICES);
+	else
+		machine->device[machine->device_count++] = text;
+	return 0;
+}
+
 /* A file name is checked no further than this; who opens it says what is wrong with the file. */
 static int path_of(const char *option, const char *text, const char **path)
 {
@@ -425,6 +440,8 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		return tune_of(value, options);
 	case OPTION_NET:
 		return net_options_parse(machine, value, &options->no_network);
+	case OPTION_DEVICE:
+		return device_of(value, options);
 	case OPTION_DISK:
 	case OPTION_CDROM:
 		return disk_options_add(&options->disk, machine, value, code == OPTION_CDROM);
@@ -553,7 +570,7 @@ int options_parse(struct options *options, int argc, char **argv)
 			return error_set(EINVAL, "unknown or ambiguous option %s (see nestor run --help)", word);
 		}
 		result = apply(options, code, optarg, &serial_count);
-		if (result || options->tune_list)
+		if (result || options->tune_list || options->device_list)
 			return result;
 	}
 	if (optind < argc)

@@ -18,6 +18,7 @@ struct options {
 	bool help;                     /* --help was given; nothing else was checked */
 	bool tune_list;                /* --tune list was given; nothing behind it was checked */
 	struct display_options display;
+	bool device_list;              /* --device list, the same */
 	bool no_network;               /* --net none */
 	bool no_kernel_cache;          /* --kernel-cache off */
 	struct disk_options disk;      /* the texts of --disk and --cdrom */

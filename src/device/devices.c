@@ -2,6 +2,8 @@
 
 #include <stddef.h>
 
+#include "device/optional.h"
+
 /* In this order: interrupt controllers before what connects to their lines. */
 static int (*const create[])(struct machine *machine) = {
     pic_create,    ioapic_create,  pit_create,      rtc_create, hpet_create,
@@ -11,6 +13,7 @@ static int (*const create[])(struct machine *machine) = {
     screen_create, vga_create,
     virtio_blk_create, virtio_console_create, virtio_rng_create,
     net_cards_create,
+    optional_devices_create,
     vnc_create, /* last, so that it is the first to go */
 };
 

@@ -49,6 +49,7 @@
 #define PLATFORM_COM2          0x2f8
 #define PLATFORM_DEBUG_EXIT    0xf4
 #define PLATFORM_DEBUG_PORT    0x402 /* firmware logs */
+#define PLATFORM_PVPANIC       0x505
 #define PLATFORM_FW_CFG        0x510 /* selector; data at +1; DMA address at +4 and +8 */
 #define PLATFORM_PCI_ADDRESS   0xcf8
 #define PLATFORM_PCI_DATA      0xcfc

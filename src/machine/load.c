@@ -42,6 +42,7 @@ static struct boot_platform describe_platform(const struct machine *machine)
 	    .pci_hole_end = PLATFORM_PCI_HOLE_END,
 	};
 
+	platform.pvpanic_port = machine->pvpanic ? PLATFORM_PVPANIC : 0;
 	pci_high_window(machine, &platform.pci_high, &platform.pci_high_end);
 	for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
 		if (machine->config.serial[i]) {

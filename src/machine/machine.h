@@ -98,6 +98,7 @@ struct machine {
 	struct input *input;
 	struct ioapic *ioapic;
 	struct pci_host *pci;
+	bool pvpanic; /* there is one on its port, for the ACPI tables */
 	struct pic *pic;
 	struct rtc *rtc;
 	struct shadow *shadow; /* NULL: no firmware */
@@ -177,6 +178,8 @@ void machine_restart(struct machine *machine, const char *reason);
 void machine_reset_request(struct machine *machine, const char *cause);
 /* The guest powered off: stop with status 0. Under lock. */
 void machine_power_off(struct machine *machine);
+/* The guest told of its own end (pvpanic). Under lock. */
+void machine_guest_panicked(struct machine *machine, int status);
 /* The guest asked for the exit status itself (isa-debug-exit). Under lock. */
 void machine_device_exit(struct machine *machine, int status);
 

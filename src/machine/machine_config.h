@@ -29,6 +29,7 @@ enum machine_on_reset {
 #define MACHINE_DISKS        16
 #define MACHINE_CONSOLES     4
 #define MACHINE_FW_CFG_ITEMS 16
+#define MACHINE_OPTIONAL_DEVICES 16
 
 enum disk_interface { DISK_VIRTIO, DISK_AHCI };
 
@@ -77,6 +78,8 @@ struct machine_config {
 
 	enum machine_vga vga;
 	struct vnc_address vnc; /* host and path NULL: no VNC */
+	const char *device[MACHINE_OPTIONAL_DEVICES]; /* --device: "NAME,key=value,…" */
+	unsigned device_count;
 
 	/* boot/ */
 	enum machine_boot boot;

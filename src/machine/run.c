@@ -67,6 +67,11 @@ void machine_device_exit(struct machine *machine, int status)
 	device_stop(machine, status, false, STOP_GUEST_EXIT);
 }
 
+void machine_guest_panicked(struct machine *machine, int status)
+{
+	device_stop(machine, status, false, STOP_GUEST_PANIC);
+}
+
 void machine_reset_request(struct machine *machine, const char *cause)
 {
 	if (machine->config.trace)

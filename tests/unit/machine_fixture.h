@@ -73,27 +73,44 @@ static const struct engine_ops fake_engine = {
     .vcpu_timer_expired = fake_timer_expired,
 };
 
-static inline struct machine *fixture_create(const char *serial)
+static inline struct machine_config fixture_config(const char *serial)
 {
-	struct machine_config config = {
+	return (struct machine_config){
 	    .memory_size = 8u << 20,
 	    .cpu_count = 1,
 	    .clock = ENGINE_CLOCK_DETERMINISTIC,
 	    .rtc_start = 1767225600, /* 2026-01-01 00:00:00 UTC, a Thursday */
 	    .serial = {serial},
 	};
+}
+
+static inline struct machine *fixture_create_from(const struct machine_config *config)
+{
 	struct cpu_model model = {.cpu_count = 1};
 	struct machine *machine = NULL;
 
-	if (machine_create(&machine, &config, &model, &fake_engine)) {
-		fprintf(stderr, "%s\n", error_text());
-		abort();
-	}
-	if (pci_setup(machine)) { /* as for a kernel that starts without firmware */
+	/* Set up as for a kernel that starts without firmware. */
+	if (machine_create(&machine, config, &model, &fake_engine) || pci_setup(machine)) {
 		fprintf(stderr, "%s\n", error_text());
 		abort();
 	}
 	return machine;
+}
+
+static inline struct machine *fixture_create(const char *serial)
+{
+	struct machine_config config = fixture_config(serial);
+
+	return fixture_create_from(&config);
+}
+
+/* device: what --device would say. */
+static inline struct machine *fixture_create_with(const char *serial, const char *device)
+{
+	struct machine_config config = fixture_config(serial);
+
+	config.device[config.device_count++] = device;
+	return fixture_create_from(&config);
 }
 
 static inline uint32_t in(struct machine *machine, uint16_t port, unsigned size)
