@@ -151,7 +151,7 @@ class Nestor(Pc):
     def command(self):
         command = [self.program, "run", "--engine", "soft", "--name", self.vm, "--memory", self.memory,
                    "--cpus", str(self.cpus), "--disk", f"{self.image},format=raw,if=virtio,snapshot",
-                   "--net", f"user,model=virtio-net,hostfwd=tcp:127.0.0.1:{self.port}-:22"]
+                   "--net", f"user,model=virtio,hostfwd=tcp:127.0.0.1:{self.port}-:22"]
         if self.firmware == "efi":
             command += ["--firmware", "uefi", "--firmware-vars", os.path.join(self.folder, "vars")]
         return command + self.options
