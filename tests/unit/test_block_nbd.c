@@ -430,7 +430,7 @@ static void a_simple_remote_disk(void **state)
 	struct block_config config = {.file = uri, .warn = warn};
 	struct block *block;
 
-	start_nbdkit("--filter=nozero --filter=fua --filter=blocksize-policy memory 16M fuamode=none zeromode=none "
+	start_nbdkit("--filter=nozero --filter=fua --filter=blocksize-policy memory 16M zeromode=none "
 		     "blocksize-minimum=512 blocksize-preferred=4096 blocksize-maximum=65536 blocksize-error-policy=error");
 	block = open_config(&config);
 	exercise(block);
