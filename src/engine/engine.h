@@ -105,6 +105,38 @@ enum engine_exit {
 	ENGINE_EXIT_KICKED,   /* vcpu_kick was called; run again when convenient */
 	ENGINE_EXIT_SHUTDOWN, /* triple fault: the machine resets or stops */
 	ENGINE_EXIT_ERROR,    /* the engine failed; error_text() says why */
+	ENGINE_EXIT_DEBUG,    /* what vcpu_set_debug asked for; vcpu_debug_stop says what */
+};
+
+/* ---- for a debugger outside ---- */
+
+#define ENGINE_DEBUG_POINTS 64
+
+/* What an engine_debug_point waits for: bits. */
+enum { ENGINE_POINT_WRITE = 1, ENGINE_POINT_READ = 2, ENGINE_POINT_EXECUTE = 4 };
+
+/* Where a vCPU may stop: VMX root operation (or none at all), non-root operation. */
+enum { ENGINE_LEVEL_ROOT = 1, ENGINE_LEVEL_NONROOT = 2, ENGINE_LEVEL_ANY = 3 };
+
+struct engine_debug_point {
+	uint64_t gla;
+	uint32_t size;  /* bytes; of no meaning for EXECUTE */
+	uint8_t access; /* WRITE, READ or both; or EXECUTE */
+};
+
+struct engine_debug {
+	unsigned count;
+	struct engine_debug_point point[ENGINE_DEBUG_POINTS];
+	uint8_t levels; /* ENGINE_LEVEL_*: at others nothing of this stops it */
+	bool step;      /* stop after one instruction */
+	bool halt;      /* stop as soon as it is at one of the levels */
+	bool pass;      /* an EXECUTE point at the present address has been reported: it does not count this time */
+};
+
+struct engine_debug_stop {
+	enum { ENGINE_STOP_ASKED /* halt */, ENGINE_STOP_STEP, ENGINE_STOP_BREAKPOINT, ENGINE_STOP_WATCHPOINT } reason;
+	uint64_t gla;   /* of the breakpoint or watchpoint */
+	uint8_t access; /* the watchpoint's */
 };
 
 /* How a vCPU starts, before its first vcpu_run. */
@@ -165,6 +197,15 @@ struct engine_ops {
 	 * rights are checked, nothing is changed. While it does not run. NULL where the engine cannot.
 	 */
 	int (*vcpu_translate)(struct engine_vcpu *vcpu, gla_t gla, gpa_t *gpa);
+
+	/*
+	 * What the next vcpu_run stops for, with ENGINE_EXIT_DEBUG, besides its own reasons; the guest cannot find it. debug
+	 * is copied; NULL: nothing. Stays until the next call, but for `step`, `halt` and `pass`, which are once. While the
+	 * vCPU does not run. Returns 0, or a negative errno with error_text(). NULL where the engine cannot.
+	 */
+	int (*vcpu_set_debug)(struct engine_vcpu *vcpu, const struct engine_debug *debug);
+	/* Why the last ENGINE_EXIT_DEBUG was. */
+	void (*vcpu_debug_stop)(struct engine_vcpu *vcpu, struct engine_debug_stop *stop);
 
 	/*
 	 * Prints a vCPU that does not run, for people: what is "tlb", "vmcs" or "apic". Returns 0, or a negative errno with

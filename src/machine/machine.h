@@ -59,6 +59,7 @@ struct machine_vcpu {
 	struct engine_vcpu *engine_vcpu; /* owned by the engine's VM */
 	pthread_t thread;
 	bool thread_started;
+	atomic_bool frozen;   /* a debugger keeps it standing while others run */
 	atomic_int thread_id; /* the host's, 0 before it has run */
 	struct machine_timer timer; /* engine_host.timer_arm */
 };
@@ -123,6 +124,8 @@ struct machine {
 	unsigned standing;       /* of those: the ones that wait for `pauses` and a new memory map */
 	atomic_uint pauses;      /* machine_pause calls that are not undone; read anywhere */
 	atomic_bool map_changed; /* read anywhere; set under lock */
+	void (*debug_stopped)(void *context, unsigned vcpu);
+	void *debug_context;
 	bool restart;     /* the stop is a reset that starts over */
 	bool suspend;     /* … and that waits for `wake` first (sleep.h) */
 	bool wake;
@@ -163,6 +166,15 @@ void *machine_memory(struct machine *machine, gpa_t gpa, uint64_t size);
  */
 int machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
+
+/*
+ * For a debugger. stopped(context, vcpu) is told, on the vCPU's thread, of each ENGINE_EXIT_DEBUG; all vCPUs then come to
+ * stand still as after machine_pause, and each call takes one machine_resume. Before machine_run or while all stand
+ * still; NULL: a vCPU simply goes on.
+ */
+void machine_set_debugger(struct machine *machine, void (*stopped)(void *context, unsigned vcpu), void *context);
+/* Keeps a vCPU standing, or lets it run with the others. While all stand still. */
+void machine_freeze(struct machine *machine, unsigned vcpu, bool frozen);
 
 /* Runs the guest until it stops; returns Nestor's exit status. Prints one line where the guest failed. */
 int machine_run(struct machine *machine);

@@ -122,18 +122,22 @@ static void report_triple_fault(struct machine_vcpu *vcpu)
 	        state.cr4, state.efer, state.gpr[REG_RSP], terminal_newline());
 }
 
-static bool must_stand(struct machine *machine)
+static bool must_stand(struct machine_vcpu *vcpu)
 {
-	return atomic_load(&machine->pauses) || atomic_load(&machine->map_changed);
+	struct machine *machine = vcpu->machine;
+
+	return atomic_load(&machine->pauses) || atomic_load(&vcpu->frozen) || atomic_load(&machine->map_changed);
 }
 
 /* Waits until nobody wants the vCPUs to stand still. The last to come makes a new memory map true. */
-static void stand_still(struct machine *machine)
+static void stand_still(struct machine_vcpu *vcpu)
 {
+	struct machine *machine = vcpu->machine;
+
 	pthread_mutex_lock(&machine->run_lock);
 	machine->standing++;
 	pthread_cond_broadcast(&machine->run_changed);
-	while (must_stand(machine) && !atomic_load(&machine->stop_requested)) {
+	while (must_stand(vcpu) && !atomic_load(&machine->stop_requested)) {
 		if (atomic_load(&machine->map_changed) && machine->standing == machine->running) {
 			/* The others cannot go on meanwhile: map_changed keeps them. */
 			pthread_mutex_unlock(&machine->run_lock);
@@ -151,6 +155,40 @@ static void stand_still(struct machine *machine)
 	pthread_mutex_unlock(&machine->run_lock);
 }
 
+static void kick_all(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->config.cpu_count; i++)
+		if (machine->vcpu[i].thread_started)
+			machine->engine->vcpu_kick(machine->vcpu[i].engine_vcpu);
+}
+
+void machine_set_debugger(struct machine *machine, void (*stopped)(void *context, unsigned vcpu), void *context)
+{
+	pthread_mutex_lock(&machine->run_lock);
+	machine->debug_stopped = stopped;
+	machine->debug_context = context;
+	pthread_mutex_unlock(&machine->run_lock);
+}
+
+void machine_freeze(struct machine *machine, unsigned vcpu, bool frozen)
+{
+	atomic_store(&machine->vcpu[vcpu].frozen, frozen);
+}
+
+/* Nobody waits here: who is told of it does. */
+static void stop_for_debugger(struct machine_vcpu *vcpu)
+{
+	struct machine *machine = vcpu->machine;
+
+	pthread_mutex_lock(&machine->run_lock);
+	if (machine->debug_stopped) {
+		atomic_fetch_add(&machine->pauses, 1);
+		kick_all(machine);
+		machine->debug_stopped(machine->debug_context, vcpu->index);
+	}
+	pthread_mutex_unlock(&machine->run_lock);
+}
+
 static void *vcpu_thread(void *argument)
 {
 	struct machine_vcpu *vcpu = argument;
@@ -161,8 +199,8 @@ static void *vcpu_thread(void *argument)
 	pthread_setname_np(pthread_self(), name);
 	atomic_store(&vcpu->thread_id, gettid());
 	while (!atomic_load(&machine->stop_requested)) {
-		if (must_stand(machine)) {
-			stand_still(machine);
+		if (must_stand(vcpu)) {
+			stand_still(vcpu);
 			continue;
 		}
 		switch (machine->engine->vcpu_run(vcpu->engine_vcpu)) {
@@ -183,6 +221,9 @@ static void *vcpu_thread(void *argument)
 				        terminal_newline());
 			machine_stop(machine, 1);
 			break;
+		case ENGINE_EXIT_DEBUG:
+			stop_for_debugger(vcpu);
+			break;
 		}
 	}
 	pthread_mutex_lock(&machine->run_lock);
@@ -190,13 +231,6 @@ static void *vcpu_thread(void *argument)
 	pthread_cond_broadcast(&machine->run_changed);
 	pthread_mutex_unlock(&machine->run_lock);
 	return NULL;
-}
-
-static void kick_all(struct machine *machine)
-{
-	for (unsigned i = 0; i < machine->config.cpu_count; i++)
-		if (machine->vcpu[i].thread_started)
-			machine->engine->vcpu_kick(machine->vcpu[i].engine_vcpu);
 }
 
 int machine_pause(struct machine *machine)

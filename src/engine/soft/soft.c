@@ -16,6 +16,7 @@
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/msr.h"
 #include "engine/soft/cpu/time.h"
+#include "engine/soft/debug.h"
 #include "engine/soft/describe.h"
 #include "engine/soft/state_hash.h"
 #include "engine/soft/vmx/vmx.h"
@@ -103,6 +104,7 @@ static void destroy_cpu(struct cpu *cpu)
 {
 	if (!cpu)
 		return;
+	soft_debug_free(cpu);
 	vmx_destroy(cpu);
 	if (cpu->apic)
 		apic_destroy(cpu->apic);
@@ -355,6 +357,16 @@ static int soft_vcpu_translate(struct engine_vcpu *vcpu, gla_t gla, gpa_t *gpa)
 	return soft_translate(vcpu->cpu, gla, gpa);
 }
 
+static int soft_vcpu_set_debug(struct engine_vcpu *vcpu, const struct engine_debug *debug)
+{
+	return soft_set_debug(vcpu->cpu, debug);
+}
+
+static void soft_vcpu_debug_stop(struct engine_vcpu *vcpu, struct engine_debug_stop *stop)
+{
+	soft_debug_stop(vcpu->cpu, stop);
+}
+
 static int soft_vcpu_describe(struct engine_vcpu *vcpu, const char *what, FILE *out)
 {
 	return soft_describe(vcpu->cpu, what, out);
@@ -378,5 +390,7 @@ const struct engine_ops engine_soft = {
 	.vcpu_timer_expired = soft_timer_expired,
 	.vcpu_translate = soft_vcpu_translate,
 	.vcpu_describe = soft_vcpu_describe,
+	.vcpu_set_debug = soft_vcpu_set_debug,
+	.vcpu_debug_stop = soft_vcpu_debug_stop,
 	.vcpu_state_hash = soft_vcpu_state_hash,
 };

@@ -6,6 +6,7 @@
 #include "engine/soft/bt/virtual_clock.h"
 #include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/debugger.h"
 #include "engine/soft/cpu/memory.h"
 
 _Noreturn void cpu_leave(struct cpu *cpu)
@@ -162,7 +163,7 @@ static bool may_cache(const struct cpu *cpu, const struct block *block)
 	/* One over two pages may be: a change of either mapping empties the cache. */
 	if (block->transient || block->key & (KEY_ONE | KEY_SHORT | KEY_NO_GROUPS | MODE_STEP))
 		return false;
-	return is_cacheable_mode(cpu->mode);
+	return is_cacheable_mode(cpu->mode) && !debugger_cuts(cpu, block->gpa & (PAGE_SIZE - 1));
 }
 
 /* expected: the block that the way here led to last time, or NULL. */
@@ -241,7 +242,8 @@ static struct block_link *enter_code(struct cpu *cpu, const void *code, uint64_t
 static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 {
 	struct bt *bt = cpu->bt;
-	uint32_t one = bt->careful_key | (cpu->shadow ? KEY_ONE : 0);
+	bool stepping = debugger_is_stepping(cpu);
+	uint32_t one = bt->careful_key | (cpu->shadow || stepping ? KEY_ONE : 0);
 	uint32_t key = cpu->mode | one;
 	uint64_t linear = linear_rip(cpu), flushes = bt->flushes;
 	uint8_t shadow = cpu->shadow;
@@ -250,6 +252,8 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	struct block *block;
 
 	bt->careful_key = 0;
+	if (cpu->debugger)
+		cpu->debugger->pass = false;
 	block_free_slots(bt);
 	if (!one && (!link || link->table == LINK_CACHED) && !(cpu->mode & MODE_STEP) && cpu->clock == ENGINE_CLOCK_REAL) {
 		const struct jump_entry *entry = jump_slot(cpu);
@@ -273,13 +277,15 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		code_table_enter(bt, block);
 	}
 	if (link && bt->flushes == flushes && !one && !block->transient && !(cpu->mode & MODE_STEP) &&
-	    cpu->mode == link->key) {
+	    cpu->mode == link->key && !debugger_cuts(cpu, linear & (PAGE_SIZE - 1))) {
 		if (block->crosses_page || !may_link(cpu, link, linear))
 			block_link_through_cache(bt, link);
 		else
 			block_link_to(bt, link, block);
 	}
 	next = enter_code(cpu, block->code_mem, linear);
+	if (stepping)
+		cpu->debugger->stepped = true;
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
 	if (cpu->step_recheck) {
@@ -340,6 +346,11 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 		}
 		return true;
 	}
+	if (__builtin_expect(cpu->debugger != NULL, 0) && !cpu->event.valid && !cpu->bt->careful_key &&
+	    debugger_stops(cpu, linear_rip(cpu))) {
+		*exit = ENGINE_EXIT_DEBUG;
+		return false;
+	}
 	if (cpu->event.valid) {
 		*link = NULL;
 		return_stack_forget(cpu);
@@ -393,8 +404,11 @@ enum engine_exit bt_run(struct cpu *cpu)
 	volatile enum engine_exit exit = ENGINE_EXIT_ERROR;
 
 	/* Whatever abandons an instruction comes back here. */
-	if (__builtin_setjmp(cpu->leave_buffer))
+	if (__builtin_setjmp(cpu->leave_buffer)) {
 		link = NULL;
+		if (cpu->debugger && !cpu->bt->careful_key)
+			cpu->debugger->stepped = true;
+	}
 	return_stack_forget(cpu);
 	for (;;) {
 		struct block_link *l = link;

@@ -3,6 +3,7 @@
 #include "engine/soft/bt/group.h"
 #include "engine/soft/bt/return_stack.h"
 #include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/debugger.h"
 #include "engine/soft/cpu/memory.h"
 
 #ifdef NESTOR_SANITIZED
@@ -104,7 +105,8 @@ uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 		cpu->shadow = 0;
 	if (call->ends)
 		return way_on(cpu, call, &before);
-	if (cpu->next_rip != expected || call->block->dropped || must_look_up(cpu))
+	if (cpu->next_rip != expected || call->block->dropped || must_look_up(cpu) ||
+	    __builtin_expect(cpu->debugger && cpu->debugger->hit, 0))
 		return 1;
 	bt_take(cpu, call->rest - 1);
 	C_END(cpu);
@@ -166,7 +168,7 @@ uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access)
 			return (uint64_t)host - gla;
 		}
 	}
-	if (write || cpu->clock == ENGINE_CLOCK_DETERMINISTIC)
+	if (write || cpu->clock == ENGINE_CLOCK_DETERMINISTIC || debugger_watches(cpu))
 		retry_carefully(cpu);
 	uint8_t *bounce = cpu->bounce + (gla & 63);
 

@@ -12,6 +12,7 @@
 #include "engine/soft/bt/decode.h"
 #include "engine/soft/bt/forms.h"
 #include "engine/soft/bt/inline_ops.h"
+#include "engine/soft/cpu/debugger.h"
 
 #define LOOK_AHEAD 6
 
@@ -400,7 +401,7 @@ static void decode_block(struct translation *t, const uint8_t *page, unsigned of
 	bool vex = t->key & MODE_PROTECTED && !(t->key & MODE_V86);
 
 	t->offset[0] = offset;
-	while (t->count < max && offset < PAGE_SIZE) {
+	while (t->count < max && offset < PAGE_SIZE && !(t->count && debugger_cuts(t->bt->cpu, offset))) {
 		struct insn *insn = &t->insn[t->count];
 		const uint8_t *bytes = page + offset;
 		unsigned available = PAGE_SIZE - offset;

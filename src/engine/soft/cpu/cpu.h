@@ -139,6 +139,7 @@ enum activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_
 #define MODE_IOPL_OK    (1u << 20) /* CPL <= IOPL: CLI and STI need no check (protected mode) */
 
 struct apic;
+struct debugger;
 struct vmx;
 struct bt;
 
@@ -236,6 +237,8 @@ struct cpu {
 	uint64_t timer_armed_ns;       /* what cpu_host_timer_arm armed last */
 
 	/* ---- owned by other files ---- */
+	struct debugger *debugger; /* debugger.h; NULL: nobody debugs. Owned as debugger_memory */
+	struct debugger *debugger_memory;
 	struct apic *apic;
 	struct bt *bt;
 	struct engine_vm *vm; /* soft.c: all vCPUs */

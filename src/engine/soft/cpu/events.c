@@ -4,6 +4,7 @@
  * finds more left than it may take asks to be called again (cpu_poll_soon).
  */
 #include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/debugger.h"
 #include "engine/soft/cpu/descriptor.h"
 
 static uint32_t take_async(struct cpu *cpu, uint32_t bits)
@@ -112,6 +113,10 @@ static void poll_interrupt(struct cpu *cpu)
 	bool open = (cpu->rflags_system & FLAG_IF) && !cpu->shadow;
 	int vector;
 
+	if (debugger_is_stepping(cpu) && cpu->activity == ACTIVITY_ACTIVE) {
+		cpu->interrupt_blocked = true;
+		return;
+	}
 	if (cpu->virt) {
 		cpu->virt->poll_interrupt_window(cpu);
 		if (open)

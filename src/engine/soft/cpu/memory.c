@@ -8,6 +8,7 @@
  */
 #include "engine/soft/cpu/memory.h"
 #include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/debugger.h"
 #include "engine/soft/cpu/cpu.h"
 #include "engine/soft/cpu/memory_direct.h"
 #include "engine/soft/cpu/paging.h"
@@ -275,6 +276,8 @@ static inline void check_watch(struct cpu *cpu, gla_t gla, unsigned size, enum m
 {
 	if (cpu->dr7 & 0xff)
 		note_watch(cpu, gla, size, access);
+	if (debugger_watches(cpu))
+		debugger_note_access(cpu, gla.v, size, access);
 }
 
 /* One page's part of an access, translated. */

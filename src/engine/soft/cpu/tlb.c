@@ -16,6 +16,7 @@
  */
 #include "engine/soft/cpu/cpu.h"
 #include "engine/soft/cpu/apic.h"
+#include "engine/soft/cpu/debugger.h"
 #include "engine/soft/cpu/memory.h"
 #include "engine/soft/cpu/paging.h"
 #include "engine/soft/cpu/tlb_state.h"
@@ -704,10 +705,10 @@ static bool data_breakpoint(const struct cpu *cpu, unsigned i, uint64_t *address
 /* 0: no watched address in the page; 1: in the page; 2: in [gla, gla + size). */
 static unsigned watched_bytes(const struct cpu *cpu, uint64_t gla, unsigned size)
 {
-	unsigned result = 0, length;
+	unsigned result = debugger_watches(cpu) ? debugger_watched(cpu, gla, size) : 0, length;
 	uint64_t address;
 
-	for (unsigned i = 0; i < 4; i++) {
+	for (unsigned i = 0; i < 4 && result < 2; i++) {
 		if (!data_breakpoint(cpu, i, &address, &length))
 			continue;
 		if (address < gla + size && gla < address + length)
@@ -729,6 +730,14 @@ void tlb_watch_changed(struct cpu *cpu)
 			continue;
 		for (unsigned k = 0; k < TLB_CONTEXTS; k++)
 			drop_page(state, &state->context[k], address & PAGE_MASK, false);
+	}
+	for (unsigned i = 0; debugger_watches(cpu) && i < cpu->debugger->wish.count; i++) {
+		const struct engine_debug_point *point = &cpu->debugger->wish.point[i];
+
+		for (uint64_t page = point->gla & PAGE_MASK; point->access != ENGINE_POINT_EXECUTE && page < point->gla + point->size;
+		     page += PAGE_SIZE)
+			for (unsigned k = 0; k < TLB_CONTEXTS; k++)
+				drop_page(state, &state->context[k], page, false);
 	}
 }
 
@@ -811,7 +820,7 @@ static void *tlb_miss(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access
 		}
 		code = bt_code_map_for_writing(cpu, walk.gpa);
 	}
-	if (cpu->dr7 & 0xff) {
+	if (cpu->dr7 & 0xff || debugger_watches(cpu)) {
 		unsigned watch = watched_bytes(cpu, gla.v, size);
 
 		if (watch) {
@@ -861,7 +870,7 @@ bool tlb_peek(struct cpu *cpu, gla_t gla, enum mem_access access, enum tlb_class
 
 	if (entries_of(context, array_of(access, class))[slot].page == page)
 		return true;
-	if (!is_canonical(gla.v) || cpu->dr7 & 0xff || !paging_peek(cpu, &context->walk, gla, access, class, &walk))
+	if (!is_canonical(gla.v) || cpu->dr7 & 0xff || debugger_watches(cpu) || !paging_peek(cpu, &context->walk, gla, access, class, &walk))
 		return false;
 	ram = ram_window_of(cpu, state, walk.gpa.v);
 	if (!ram || covered_by_apic(cpu, walk.gpa.v) || is_apic_access(cpu, &walk))

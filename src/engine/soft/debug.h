@@ -1,0 +1,12 @@
+/* engine_ops.vcpu_set_debug and vcpu_debug_stop of the software engine. Cold; while the vCPU does not run. */
+#ifndef NESTOR_SOFT_DEBUG_H
+#define NESTOR_SOFT_DEBUG_H
+
+#include "engine/soft/cpu/cpu.h"
+
+int soft_set_debug(struct cpu *cpu, const struct engine_debug *debug);
+void soft_debug_stop(struct cpu *cpu, struct engine_debug_stop *stop);
+/* When the vCPU is destroyed. */
+void soft_debug_free(struct cpu *cpu);
+
+#endif
