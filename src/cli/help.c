@@ -26,6 +26,8 @@ const char help_run[] =
 	"  --serial WHERE         stdio, pty, null, file:PATH, unix:PATH, or console for nestor console;\n"
 	"                         twice for COM2 (stdio; with --detach: console)\n"
 	"  --console WHERE        a virtio console (hvc0 in Linux), as --serial; may be repeated\n"
+	"  --share DIR[,tag=NAME][,readonly][,copy-on-write]\n"
+	"                         a folder of the host; in the guest: mount -t 9p -o version=9p2000.L,trans=virtio share /mnt\n"
 	"  --rng                  a source of random numbers (virtio-rng)\n"
 	"  --disk FILE[,OPTIONS]  a disk: a raw, qcow2, vmdk, vhdx or vdi image, a block device or nbd://…;\n"
 	"                         OPTIONS: format=raw|qcow2|…, readonly, snapshot (writes are dropped at the end),\n"

@@ -25,7 +25,7 @@ enum option_code {
 	OPTION_FIRMWARE_VARS, OPTION_FW_CFG, OPTION_DEBUG_PORT, OPTION_UUID,
 	OPTION_NAME, OPTION_DETACH,
 	OPTION_HELP,
-	OPTION_CONSOLE, OPTION_RNG,
+	OPTION_CONSOLE, OPTION_RNG, OPTION_SHARE,
 };
 
 static const struct option long_options[] = {
@@ -49,6 +49,7 @@ static const struct option long_options[] = {
 	{"engine", required_argument, NULL, OPTION_ENGINE},
 	{"serial", required_argument, NULL, OPTION_SERIAL},
 	{"console", required_argument, NULL, OPTION_CONSOLE},
+	{"share", required_argument, NULL, OPTION_SHARE},
 	{"rng", no_argument, NULL, OPTION_RNG},
 	{"clock", required_argument, NULL, OPTION_CLOCK},
 	{"tsc", required_argument, NULL, OPTION_TSC},
@@ -421,6 +422,8 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		return serial_of(value, machine, serial_count);
 	case OPTION_CONSOLE:
 		return console_option(value, machine);
+	case OPTION_SHARE:
+		return share_options_add(&options->share, machine, value);
 	case OPTION_RNG:
 		machine->rng = true;
 		return 0;
@@ -598,6 +601,7 @@ int options_parse(struct options *options, int argc, char **argv)
 
 void options_free(struct options *options)
 {
+	share_options_free(&options->share);
 	disk_options_free(&options->disk);
 	display_options_free(&options->display);
 	free(options->kernel_cache);

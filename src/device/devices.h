@@ -32,6 +32,7 @@ int net_cards_create(struct machine *machine);
 int virtio_blk_create(struct machine *machine);
 int virtio_console_create(struct machine *machine);
 int virtio_rng_create(struct machine *machine);
+int virtio_9p_create(struct machine *machine);
 int ich9_lpc_create(struct machine *machine);
 int shadow_create(struct machine *machine);       /* this and the next two: nothing where nobody asks for them */
 int firmware_rom_create(struct machine *machine);

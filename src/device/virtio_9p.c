@@ -260,6 +260,7 @@ static int create(struct machine *machine, const struct share_config *config)
 	struct p9_config p9 = {
 	    .directory = config->directory,
 	    .read_only = config->read_only,
+	    .copy_on_write = config->copy_on_write,
 	    .descriptors = descriptors(machine),
 	};
 	int error;

@@ -28,6 +28,8 @@ enum machine_on_reset {
 #define MACHINE_BOOT_MODULES 16
 #define MACHINE_DISKS        16
 #define MACHINE_CONSOLES     4
+#define MACHINE_SHARES       8
+#define SHARE_TAG_MAX        32
 #define MACHINE_FW_CFG_ITEMS 16
 #define MACHINE_OPTIONAL_DEVICES 16
 
@@ -55,6 +57,14 @@ enum machine_vga {
 	MACHINE_VGA_STD, /* a VGA with the Bochs display interface */
 };
 
+/* --share: a folder of the host, by virtio-9p. */
+struct share_config {
+	const char *directory;
+	const char *tag; /* what the guest mounts it by: 1 to SHARE_TAG_MAX characters */
+	bool read_only;
+	bool copy_on_write; /* what the guest writes is gone with the machine */
+};
+
 /* All strings are borrowed and must live as long as the machine. */
 struct machine_config {
 	uint64_t memory_size; /* bytes, a multiple of 4 KiB, at least 1 MiB */
@@ -75,6 +85,8 @@ struct machine_config {
 
 	const char *console[MACHINE_CONSOLES]; /* virtio consoles, as serial; unused ones NULL */
 	bool rng;                              /* virtio-rng */
+	struct share_config share[MACHINE_SHARES];
+	unsigned share_count;
 
 	enum machine_vga vga;
 	struct vnc_address vnc; /* host and path NULL: no VNC */

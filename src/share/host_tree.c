@@ -345,25 +345,14 @@ struct node *tree_root(struct tree *tree)
 	return tree->root;
 }
 
-int tree_create(struct tree **result, const char *directory, unsigned descriptors)
+int tree_create(struct tree **result, int fd, unsigned descriptors)
 {
 	struct tree *tree = calloc(1, sizeof(*tree));
 	struct stat status;
-	int fd;
 
-	if (!tree)
-		return error_set(ENOMEM, "out of memory");
-	fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &status)) {
-		int error = errno;
-
-		if (fd >= 0)
-			close(fd);
-		free(tree);
-		return error_set(error, "%s: cannot share this folder: %s", directory, strerror(error));
-	}
-	tree->root = make_node(NULL, "/", &status);
-	if (!tree->root) {
+	if (tree && fstat(fd, &status) == 0)
+		tree->root = make_node(NULL, "/", &status);
+	if (!tree || !tree->root) {
 		close(fd);
 		free(tree);
 		return error_set(ENOMEM, "out of memory");

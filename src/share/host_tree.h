@@ -31,10 +31,10 @@ struct node {
 };
 
 /*
- * Opens the folder. descriptors: how many to keep open, at least 16. Returns 0, or a negative errno with
- * error_text().
+ * The tree of a folder. fd: O_PATH, taken over also where it fails. descriptors: how many to keep open, at
+ * least 16. Returns 0, or a negative errno with error_text().
  */
-int tree_create(struct tree **tree, const char *directory, unsigned descriptors);
+int tree_create(struct tree **tree, int fd, unsigned descriptors);
 /* All nodes must have been released. NULL does nothing. */
 void tree_destroy(struct tree *tree);
 

@@ -15,6 +15,7 @@ struct p9_server;
 struct p9_config {
 	const char *directory;
 	bool read_only;
+	bool copy_on_write;   /* changes are gone after p9_destroy */
 	unsigned descriptors; /* of the host, that it may have open */
 };
 

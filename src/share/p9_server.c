@@ -1,6 +1,7 @@
 #include "share/p9_server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -435,6 +436,24 @@ size_t p9_handle(struct p9_server *server, const struct p9_request *request)
 
 /* ---- */
 
+static int open_tree_of(struct p9_server *server, const struct p9_config *config)
+{
+	int fd = -1, error;
+
+	if (config->copy_on_write) {
+		error = changes_open(&server->changes, config->directory);
+		fd = error ? error : fcntl(server->changes.fd, F_DUPFD_CLOEXEC, 0);
+		if (fd < 0)
+			return fd;
+	} else {
+		fd = open(config->directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0)
+			return error_set(errno, "%s: cannot share this folder: %s", config->directory,
+			                 strerror(errno));
+	}
+	return tree_create(&server->tree, fd, config->descriptors / 2);
+}
+
 int p9_create(struct p9_server **result, const struct p9_config *config)
 {
 	struct p9_server *server = calloc(1, sizeof(*server));
@@ -444,10 +463,12 @@ int p9_create(struct p9_server **result, const struct p9_config *config)
 
 	if (!server)
 		return error_set(ENOMEM, "out of memory");
+	server->changes.fd = -1;
 	error = access("/proc/self/fd", X_OK) ? error_set(errno, "sharing folders needs /proc mounted") : 0;
 	if (!error)
-		error = tree_create(&server->tree, config->directory, config->descriptors / 2);
+		error = open_tree_of(server, config);
 	if (error) {
+		changes_close(&server->changes);
 		free(server);
 		return error;
 	}
@@ -469,5 +490,6 @@ void p9_destroy(struct p9_server *server)
 		return;
 	p9_reset(server);
 	tree_destroy(server->tree);
+	changes_close(&server->changes);
 	free(server);
 }

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include "share/host_tree.h"
+#include "share/changes.h"
 #include "share/p9.h"
 #include "share/p9_wire.h"
 
@@ -26,6 +27,7 @@ struct p9_fid {
 
 struct p9_server {
 	struct tree *tree;
+	struct changes changes; /* copy-on-write */
 	bool read_only;
 	bool root;         /* Nestor runs as root: files get the owners that the guest says */
 	dev_t device;      /* of the shared folder itself */
