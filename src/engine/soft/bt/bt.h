@@ -296,7 +296,7 @@ void bt_set_gs_by_system_call(void *base);
 /*
  * How translated code describes an access to the slow path, in 32 bits:
  * page offset of the instruction 11:0, size code 15:12, use 17:16, segment 20:18, flags dead 21, instructions of
- * the block from this one on 29:22, the block is this instruction alone and leaves to the dispatcher 30.
+ * the block from this one on 29:22, the block is this instruction alone and leaves to the dispatcher 30, locked 31.
  */
 #define ACCESS_PAGE_OFFSET(a) ((a) & 0xfff)
 #define ACCESS_SIZE_CODE(a)   (((a) >> 12) & 15)
@@ -305,6 +305,7 @@ void bt_set_gs_by_system_call(void *base);
 #define ACCESS_FLAGS_DEAD(a)  (((a) >> 21) & 1)
 #define ACCESS_REST(a)        (((a) >> 22) & 255)
 #define ACCESS_ALONE(a)       (((a) >> 30) & 1)
+#define ACCESS_LOCKED(a)      ((a) >> 31)
 extern const uint8_t access_sizes[16];
 
 /*

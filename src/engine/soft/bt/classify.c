@@ -325,8 +325,8 @@ static unsigned one_byte(struct insn *insn, uint32_t key)
 		return C(pop_rm);
 	case 0x90:
 		if (!(insn->rex & 1)) {
-			/* PAUSE may exit; else it is a NOP */
-			return insn->prefixes & PREFIX_REP && key & MODE_NONROOT ? C(pause) : BT_NOP;
+			/* PAUSE: somebody waits for another vCPU */
+			return insn->prefixes & PREFIX_REP ? C(pause) : BT_NOP;
 		}
 		/* fall through */
 	case 0x91 ... 0x97:

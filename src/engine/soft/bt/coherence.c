@@ -2,7 +2,7 @@
 
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/turns.h"
-#include "engine/soft/bt/wait.h"
+#include "engine/soft/cpu/host_call.h"
 
 static void lock(struct code_inbox *inbox)
 {
@@ -171,6 +171,15 @@ static uint64_t ask_to_revoke(struct cpu *other, uint64_t page)
 	return asked;
 }
 
+/* What others do may take until they run again: the host has fewer processors. */
+static void wait_a_little(struct cpu *cpu, unsigned turns)
+{
+	if (turns < 200)
+		__builtin_ia32_pause();
+	else
+		cpu_host_yield(cpu);
+}
+
 static bool try_custody(struct cpu *other)
 {
 	uint32_t expected = CUSTODY_SLEEPS;
@@ -189,13 +198,7 @@ static void wait_for(struct cpu *cpu, struct cpu *other, uint64_t asked)
 			continue;
 		}
 		coherence_serve_revokes(cpu);
-		if (turns < 200) {
-			__builtin_ia32_pause();
-			continue;
-		}
-		/* It does not run just now: the host has fewer processors. */
-		fpu_stash(cpu);
-		bt_yield();
+		wait_a_little(cpu, turns);
 	}
 }
 
@@ -227,6 +230,59 @@ void coherence_release(struct cpu *cpu, uint64_t page)
 	__atomic_fetch_and(&cpu->coherence->holders[page], ~bit_of(cpu), __ATOMIC_SEQ_CST);
 }
 
+/* ---- one alone ---- */
+
+/* At an instruction boundary: while another vCPU must be alone this one stands still. */
+static void stand_aside(struct cpu *cpu)
+{
+	uint32_t *alone = &cpu->coherence->alone, own = cpu->index + 1;
+
+	coherence_sleep(cpu);
+	for (unsigned turns = 0;; turns++) {
+		uint32_t who = __atomic_load_n(alone, __ATOMIC_ACQUIRE);
+
+		if (!who || who == own)
+			break;
+		wait_a_little(cpu, turns);
+	}
+	coherence_wake(cpu);
+}
+
+void coherence_be_alone(struct cpu *cpu)
+{
+	struct coherence *coherence = cpu->coherence;
+	uint32_t nobody = 0;
+
+	while (!__atomic_compare_exchange_n(&coherence->alone, &nobody, cpu->index + 1, false, __ATOMIC_ACQUIRE,
+					    __ATOMIC_RELAXED)) {
+		nobody = 0;
+		stand_aside(cpu);
+	}
+	for (unsigned i = 0; i < coherence->count; i++) {
+		struct cpu *other = coherence->cpu[i];
+
+		if (other == cpu)
+			continue;
+		ring(other);
+		for (unsigned turns = 0; !try_custody(other); turns++) {
+			coherence_serve_revokes(cpu);
+			wait_a_little(cpu, turns);
+		}
+	}
+}
+
+void coherence_end_alone(struct cpu *cpu)
+{
+	struct coherence *coherence = cpu->coherence;
+
+	if (!coherence || __atomic_load_n(&coherence->alone, __ATOMIC_RELAXED) != cpu->index + 1)
+		return;
+	for (unsigned i = 0; i < coherence->count; i++)
+		if (coherence->cpu[i] != cpu)
+			__atomic_store_n(&coherence->cpu[i]->inbox->custody, CUSTODY_SLEEPS, __ATOMIC_RELEASE);
+	__atomic_store_n(&coherence->alone, 0, __ATOMIC_RELEASE);
+}
+
 /* ---- the inbox ---- */
 
 void bt_serve_others(struct cpu *cpu)
@@ -236,6 +292,8 @@ void bt_serve_others(struct cpu *cpu)
 	uint32_t count;
 	bool all;
 
+	if (__atomic_load_n(&cpu->coherence->alone, __ATOMIC_ACQUIRE))
+		stand_aside(cpu);
 	say_again(cpu);
 	coherence_serve_revokes(cpu);
 	lock(inbox);

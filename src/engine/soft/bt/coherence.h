@@ -31,6 +31,7 @@
 /* Of a VM. */
 struct coherence {
 	unsigned count; /* vCPUs */
+	uint32_t alone; /* number + 1 of the one that executes while all others stand still, 0: none; atomic access */
 	struct cpu *cpu[COHERENCE_CPUS];
 	uint64_t page_count;
 	uint64_t *holders, *writers; /* by guest-physical page; atomic access. writers: only where there are several vCPUs */
@@ -101,6 +102,14 @@ void coherence_told(struct coherence *coherence, uint64_t gpa, uint64_t size);
  * instruction boundary.)
  */
 void coherence_serve_revokes(struct cpu *cpu);
+
+/*
+ * Around what only looks like one access when nobody else runs: a locked instruction whose operand lies in two pages
+ * or goes through C. coherence_end_alone does nothing where the vCPU is not alone. At an instruction boundary, or in C
+ * code that holds no pointer into the TLB. Only where there are several vCPUs.
+ */
+void coherence_be_alone(struct cpu *cpu);
+void coherence_end_alone(struct cpu *cpu);
 
 /* Around waiting and outside of vcpu_run. On the vCPU's thread. */
 void coherence_sleep(struct cpu *cpu);

@@ -1,6 +1,7 @@
 /* The dispatcher: events, waiting, and the way from cpu->rip to a block. */
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/code_table.h"
+#include "engine/soft/bt/coherence.h"
 #include "engine/soft/bt/return_stack.h"
 #include "engine/soft/bt/turns.h"
 #include "engine/soft/bt/virtual_clock.h"
@@ -409,6 +410,7 @@ enum engine_exit bt_run(struct cpu *cpu)
 		if (cpu->debugger && !cpu->bt->careful_key)
 			cpu->debugger->stepped = true;
 	}
+	coherence_end_alone(cpu);
 	return_stack_forget(cpu);
 	for (;;) {
 		struct block_link *l = link;

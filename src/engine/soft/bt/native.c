@@ -147,9 +147,16 @@ void emit_effective_address(struct translation *t, const struct insn *insn)
 		emit_op(e, true, 0x03, H_R11, in_cpu(CPU_SEG_BASE(insn->segment)));
 }
 
+/* LOCK, or XCHG with memory (SDM, Locked Atomic Operations). */
+static bool is_locked(const struct insn *insn)
+{
+	return insn->prefixes & PREFIX_LOCK || (insn->map == 0 && (insn->opcode & 0xfe) == 0x86);
+}
+
 static uint32_t describe_access(const struct translation *t, unsigned size, unsigned use, unsigned segment)
 {
-	return t->offset[t->i] | size_code(size) << 12 | use << 16 | segment << 18 |
+	return (is_locked(&t->insn[t->i]) ? 1u << 31 : 0) |
+	       t->offset[t->i] | size_code(size) << 12 | use << 16 | segment << 18 |
 	       (t->flags == FLAGS_DEAD ? 1u << 21 : 0) | (t->count - t->i) << 22 |
 	       (t->key & (KEY_ONE | MODE_STEP) ? 1u << 30 : 0);
 }

@@ -1,5 +1,6 @@
 /* What translated code calls: ops, and memory accesses that the inline lookup could not do. */
 #include "engine/soft/bt/bt.h"
+#include "engine/soft/bt/coherence.h"
 #include "engine/soft/bt/group.h"
 #include "engine/soft/bt/return_stack.h"
 #include "engine/soft/cpu/apic.h"
@@ -262,6 +263,8 @@ uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access)
 		retry_carefully(cpu);
 	if (write && !ACCESS_ALONE(access) && writes_code(cpu, gla, size))
 		retry_carefully(cpu);
+	if (write && ACCESS_LOCKED(access) && cpu->coherence && cpu->coherence->writers)
+		coherence_be_alone(cpu); /* until the operand is written back */
 	if (write)
 		mem_check_write(cpu, gla, size, mem_class(cpu));
 	if (use & USE_READ)
@@ -292,6 +295,7 @@ void bt_careful_commit(struct cpu *cpu)
 	} else {
 		mem_write_block(cpu, gla, bounce, size, mem_class(cpu));
 	}
+	coherence_end_alone(cpu);
 	bt_take(cpu, bt->careful.rest);
 	C_END(cpu);
 }

@@ -17,7 +17,7 @@ struct turns {
 	unsigned count;
 	struct cpu *cpu[COHERENCE_CPUS];
 	bool waits[COHERENCE_CPUS]; /* for an event; under lock */
-	uint64_t now, slice_end;    /* the holder's: ticks */
+	uint64_t now; /* the holder's: ticks */
 };
 
 struct turns *turns_create(void)
@@ -67,7 +67,7 @@ static void take_over(struct cpu *cpu)
 
 	cpu->retired += passed;
 	cpu->idle_ticks += passed;
-	turns->slice_end = turns->now + time_ns_to_ticks(cpu, SLICE_NS);
+	cpu->turn_end = turns->now + time_ns_to_ticks(cpu, SLICE_NS);
 	cpu->turn_taken = true;
 	cpu->deadline_changed = true;
 	if (__atomic_load_n(&cpu->pending_async, __ATOMIC_ACQUIRE) & ASYNC_CODE)
@@ -101,7 +101,7 @@ bool turns_await(struct cpu *cpu)
 
 uint64_t turns_left(const struct cpu *cpu)
 {
-	uint64_t now = time_ticks(cpu), end = cpu->turns->slice_end;
+	uint64_t now = time_ticks(cpu), end = cpu->turn_end;
 
 	return end > now ? end - now : 0;
 }

@@ -2,7 +2,6 @@
 
 #include <limits.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -32,11 +31,6 @@ void bt_wait(struct cpu *cpu)
 	coherence_sleep(cpu);
 	sleep_until_kicked(cpu);
 	coherence_wake(cpu);
-}
-
-void bt_yield(void)
-{
-	sched_yield();
 }
 
 void bt_wake(struct cpu *cpu)

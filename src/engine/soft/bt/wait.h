@@ -9,7 +9,4 @@ void bt_wait(struct cpu *cpu);
 /* After setting cpu->kick from another thread: wakes the vCPU where it sleeps. */
 void bt_wake(struct cpu *cpu);
 
-/* Lets another thread of the host run. The guest's FPU state must be stashed. */
-void bt_yield(void);
-
 #endif

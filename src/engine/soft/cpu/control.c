@@ -432,7 +432,19 @@ void op_mwait(struct cpu *cpu, const struct insn *insn)
 	cpu->monitor_address = 0;
 }
 
+/* A host with fewer processors than vCPUs may have to run the one that is waited for. */
+#define PAUSES_BEFORE_YIELD 16
+
 void op_pause(struct cpu *cpu, const struct insn *insn)
 {
 	intercept(cpu, INTERCEPT_PAUSE, 0, insn);
+	if (++cpu->pauses % PAUSES_BEFORE_YIELD) {
+		__builtin_ia32_pause();
+	} else if (cpu->clock != ENGINE_CLOCK_DETERMINISTIC) {
+		cpu_host_yield(cpu);
+	} else if (cpu->turns) {
+		cpu->turn_end = 0;
+		cpu->deadline_changed = true;
+		cpu_poll_soon(cpu);
+	}
 }

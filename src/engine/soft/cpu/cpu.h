@@ -214,6 +214,7 @@ struct cpu {
 				  * window, that RFLAGS.IF held back: see cpu_interrupts_enabled */
 	bool extint_line;        /* the 8259's INTR, copied from pending_async by the vCPU */
 	uint64_t monitor_address; /* armed by MONITOR, 0 when not */
+	uint32_t pauses;          /* PAUSE instructions executed */
 	uint64_t monitor_value;   /* the aligned 8 bytes there when it was armed */
 
 	/* ---- virtualization ---- */
@@ -246,6 +247,7 @@ struct cpu {
 	struct code_inbox *inbox;
 	struct turns *turns; /* bt/turns.h: of several vCPUs under the deterministic clock; else NULL */
 	bool turn_taken;     /* bt/turns.h */
+	uint64_t turn_end;   /* bt/turns.h: the tick; 0: as soon as the present instruction is done */
 	uint32_t has_turn;   /* bt/turns.h; atomic access */
 	void *tlb; /* struct tlb_state, private to tlb.c */
 	void *leave_buffer[5]; /* __builtin_setjmp's */

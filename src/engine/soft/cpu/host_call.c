@@ -137,3 +137,9 @@ void cpu_host_nap(struct cpu *cpu, const void *watched, uint64_t armed_value)
 	fpu_stash(cpu);
 	nap(&cpu->kick, watched, armed_value);
 }
+
+void cpu_host_yield(struct cpu *cpu)
+{
+	fpu_stash(cpu);
+	yield();
+}

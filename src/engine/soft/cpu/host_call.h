@@ -17,10 +17,14 @@ bool cpu_host_random(struct cpu *cpu, uint64_t *value);
  */
 void cpu_host_nap(struct cpu *cpu, const void *watched, uint64_t armed_value);
 
+/* PAUSE: another thread of the host may run for a while. Real clock. */
+void cpu_host_yield(struct cpu *cpu);
+
 /* The cold halves (trace.c): call only with the FPU stashed. */
 void trace_line(unsigned cpu_index, bool nonroot, const char *format, va_list arguments)
     __attribute__((format(printf, 3, 0)));
 bool random_from_host(uint64_t *value);
+void yield(void);
 void nap(const uint32_t *kick, const void *watched, uint64_t armed_value);
 
 #endif

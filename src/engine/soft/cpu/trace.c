@@ -1,4 +1,5 @@
 /* The cold halves of host_call.c: what needs libc. */
+#include <sched.h>
 #include <stdio.h>
 #include <sys/random.h>
 #include <time.h>
@@ -49,4 +50,9 @@ void nap(const uint32_t *kick, const void *watched, uint64_t armed_value)
 			return;
 		nanosleep(&(struct timespec){.tv_nsec = NAP_STEP_NS}, NULL);
 	}
+}
+
+void yield(void)
+{
+	sched_yield();
 }
