@@ -65,6 +65,12 @@ uint32_t vmx_run(void)
 	return (uint32_t)vmread(EXIT_REASON);
 }
 
+uint32_t vmx_run_first(void)
+{
+	launched = false;
+	return vmx_run();
+}
+
 void vmx_skip(void)
 {
 	vmwrite(GUEST_RIP, vmread(GUEST_RIP) + vmread(VM_EXIT_INSTRUCTION_LENGTH));

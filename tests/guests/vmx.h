@@ -153,6 +153,8 @@ void vmx_fresh(const void *code);
 
 /* VMLAUNCH (first) or VMRESUME. Returns the exit reason (bit 31 included), or RUN_FAILED | error. */
 uint32_t vmx_run(void);
+/* The same of a VMCS that is clear: always VMLAUNCH. */
+uint32_t vmx_run_first(void);
 
 /* vmx_fresh and vmx_run. */
 uint32_t vmx_try(const void *code);
