@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "device/cf9.h"
 #include "device/devices.h"
@@ -219,16 +218,16 @@ static void pci_host_reset(void *state)
 {
 	struct pci_host *host = state;
 
-	uint8_t pam[SHADOW_REGISTERS];
-
-	memcpy(pam, host->bridge.config + PAM0, sizeof(pam));
+	/*
+	 * SeaBIOS wakes from suspend to RAM in its copy in RAM, by which it knows that it wakes, and reaches what it
+	 * restores by ECAM.
+	 */
+	if (host->machine->sleeping)
+		return;
 	host->address = 0;
 	set_registers(&host->bridge);
 	pci_reset(&host->bridge);
 	place_ecam(host);
-	/* SeaBIOS wakes from suspend to RAM in its copy in RAM, and knows itself awake by it. */
-	if (host->machine->sleeping)
-		memcpy(host->bridge.config + PAM0, pam, sizeof(pam));
 	shadow_set(host->machine, host->bridge.config + PAM0);
 }
 

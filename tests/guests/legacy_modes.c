@@ -353,6 +353,43 @@ static void sixteen_bit(void)
 	CHECK_EQ(*(volatile uint16_t *)(LOW_DATA + 0xfffe), 0x7777);
 }
 
+/*
+ * Sixteen-bit code in a segment of 4 GiB, as UEFI firmware passes through on its way to a waking vector: EIP is cut to
+ * 16 bits by branches with that operand size, and by nothing else.
+ */
+static void sixteen_bit_beyond_64k(void)
+{
+	extern const uint8_t cut_jmp[], cut_jcc[];
+	uint32_t eax, ebx, ecx;
+
+	OWN_GDT(S_FREE) = SEGMENT(0, 0xfffff, 0x9b | GRAN);
+	rule("16-bit code above 64 KiB goes on above 64 KiB");
+	__asm__ volatile("ljmp %[code16], $1f\n.code16\n"
+	                 "1:\tmov $0x1234, %%ax\n\tmovl %%cr0, %%ecx\n\tadd $1, %%ax\n\t"
+	                 "sidtl -16(%%esp)\n\tmovl %%ecx, %%cr0\n\tmovl %%ecx, %%ebx\n\tljmpl %[code], $2f\n.code32\n"
+	                 "2:"
+	                 : "=a"(eax), "=b"(ebx), "=c"(ecx)
+	                 : [code16] "i"(SELECTOR(S_FREE)), [code] "i"(CODE)
+	                 : "memory", "cc");
+	CHECK_EQ(eax & 0xffff, 0x1235);
+	CHECK_EQ(ebx, read_cr0());
+	rule("JMP and Jcc with a 16-bit operand size cut EIP");
+	for (unsigned taken = 0; taken < 2; taken++) {
+		uint32_t target = (uint32_t)(taken ? cut_jcc : cut_jmp) & 0xffff, vector;
+		volatile uint16_t *place = (volatile uint16_t *)target;
+		uint16_t before = *place;
+
+		*place = 0x0b0f; /* ud2 */
+		if (taken)
+			vector = TRY("xor %%eax, %%eax\n\t.byte 0x66\n\tje cut_jcc\n.globl cut_jcc\ncut_jcc:", , "a"(0));
+		else
+			vector = TRY(".byte 0x66\n\tjmp cut_jmp\n.globl cut_jmp\ncut_jmp:", , "a"(0));
+		*place = before;
+		CHECK_EQ(vector, 6);
+		CHECK_EQ(fault.eip, target);
+	}
+}
+
 __attribute__((noinline)) static void go_real(void)
 {
 	static struct __attribute__((packed)) {
@@ -488,6 +525,7 @@ void guest_main(void)
 	gates();
 	tasks();
 	sixteen_bit();
+	sixteen_bit_beyond_64k();
 	real_mode();
 	virtual_8086();
 }

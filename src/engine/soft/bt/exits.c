@@ -77,7 +77,7 @@ static void emit_return_point(struct translation *t)
 		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
 	}
 	t->flags = FLAGS_CPU;
-	emit_direct_exit(t, t->offset[t->count], t->live_before[t->count]);
+	emit_next_exit(t);
 	t->flags = before;
 }
 
@@ -179,12 +179,21 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	return true;
 }
 
+enum exit_kind { EXIT_NEXT, EXIT_JUMP, EXIT_CALL };
+
+/* SDM, JMP: an operand size of 16 bits clears the upper half of EIP. What merely goes on keeps it, also in 16-bit code. */
+static bool cuts_target(const struct translation *t)
+{
+	return !t->code64 && t->insn[t->i].operand_size == 2;
+}
+
 /*
  * A direct exit to `offset`. The block's flags state at this point is t->flags and is left as it was, because
- * the other exit of the block starts from it. call: r11 has the return address, of which an entry is made.
+ * the other exit of the block starts from it. EXIT_CALL: r11 has the return address, of which an entry is made.
  */
-static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, bool call)
+static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, enum exit_kind kind)
 {
+	bool call = kind == EXIT_CALL && has_return_entry(t), cut = kind != EXIT_NEXT && cuts_target(t);
 	struct emitter *e = t->e;
 	struct block_link *link;
 	enum flags_place before = t->flags;
@@ -193,10 +202,10 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, b
 
 	if (t->counted)
 		flags_to_cpu(t); /* every block expects them there */
-	if (!t->code64 && !(t->key & MODE_CODE32)) {
-		/* 16-bit code wraps at 64 KiB */
+	if (cut || (!t->code64 && !(t->key & MODE_CODE32))) {
 		emit_target(t, offset);
-		emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, in_reg(H_R11));
+		if (cut)
+			emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, in_reg(H_R11)); /* movzx */
 		emit_indirect_exit(t);
 		t->flags = before;
 		return;
@@ -234,12 +243,17 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, b
 
 void emit_direct_exit(struct translation *t, int64_t offset, unsigned live)
 {
-	emit_exit_to(t, offset, live, false);
+	emit_exit_to(t, offset, live, EXIT_JUMP);
+}
+
+void emit_next_exit(struct translation *t)
+{
+	emit_exit_to(t, t->offset[t->count], t->live_before[t->count], EXIT_NEXT);
 }
 
 void emit_direct_call(struct translation *t, int64_t offset, unsigned live)
 {
-	emit_exit_to(t, offset, live, has_return_entry(t));
+	emit_exit_to(t, offset, live, EXIT_CALL);
 }
 
 void emit_indirect_call(struct translation *t)
@@ -280,7 +294,7 @@ void emit_return(struct translation *t, unsigned size, uint16_t extra)
 /* May the branch be patched to lead straight to its target's block? */
 static bool is_patchable(const struct translation *t, int64_t offset)
 {
-	return (t->code64 || t->key & MODE_CODE32) && offset >= 0 && offset < (int64_t)PAGE_SIZE &&
+	return (t->code64 || t->key & MODE_CODE32) && !cuts_target(t) && offset >= 0 && offset < (int64_t)PAGE_SIZE &&
 	       !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_CHAIN);
 }
 
@@ -421,5 +435,5 @@ void emit_loop_exit(struct translation *t, const struct insn *insn, int64_t next
 	for (unsigned i = 0; i < 2; i++)
 		if (not_taken[i])
 			emit_patch_here(e, not_taken[i]);
-	emit_direct_exit(t, next, t->live_before[t->count]);
+	emit_next_exit(t);
 }

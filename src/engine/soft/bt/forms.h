@@ -32,6 +32,8 @@ void emit_target(struct translation *t, int64_t offset);
 void emit_indirect_jump(struct translation *t);
 /* To `offset` from the block's page. t->flags stays as it is: another exit may start from it. */
 void emit_direct_exit(struct translation *t, int64_t offset, unsigned live);
+/* To the instruction behind the block. */
+void emit_next_exit(struct translation *t);
 /* As emit_direct_exit, and a call to scratch[0]: with the return address pushed, and in r11. */
 void emit_direct_call(struct translation *t, int64_t offset, unsigned live);
 void emit_indirect_call(struct translation *t);

@@ -95,8 +95,6 @@ uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 	bt_give_back(cpu, call->rest);
 	cpu->rip = bt_rip(cpu, call->page_offset);
 	expected = bt_rip(cpu, call->page_offset + insn->length);
-	if (!(cpu->mode & (MODE_CODE64 | MODE_CODE32)))
-		expected &= 0xffff;
 	cpu->next_rip = expected;
 	call->function(cpu, insn);
 	if (!(insn->prefixes & (PREFIX_REP | PREFIX_REPNE) && cpu->next_rip == cpu->rip && is_string(insn)))

@@ -551,7 +551,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 
 	if (!ends_block(last) || last->op == BT_JCC) {
 		t.i = t.count - 1;
-		emit_direct_exit(&t, t.offset[t.count], t.live_before[t.count]);
+		emit_next_exit(&t);
 	}
 	emit_cold_exits(&t);
 	emit_stubs(&t);
