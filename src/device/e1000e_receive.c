@@ -13,6 +13,7 @@
 #define TAG_SIZE        4
 #define ADDRESSES       16
 #define ADDRESS_VALID   0x80000000u /* RAH.AV */
+#define UNIT            16
 #define DESCRIPTOR_MAX  32
 #define SPLIT_BUFFERS   4
 
@@ -50,7 +51,8 @@ struct reception {
 struct ring {
 	uint32_t *reg;
 	uint64_t base;
-	uint32_t count, size; /* of descriptors; bytes of one */
+	uint32_t count; /* of units of 16 bytes: what the head and the tail count, also where descriptors are larger */
+	uint32_t size;  /* bytes of a descriptor */
 	bool extended, split;
 	size_t buffer[SPLIT_BUFFERS]; /* sizes */
 };
@@ -215,7 +217,7 @@ static size_t buffer_size(uint32_t control)
 static struct ring ring_of(struct e1000e *card, unsigned queue)
 {
 	uint32_t control = *e1000e_reg(card, R_RCTL), split = *e1000e_reg(card, R_PSRCTL);
-	struct ring ring = {.reg = e1000e_reg(card, R_RX_RING + 0x100 * queue), .size = 16};
+	struct ring ring = {.reg = e1000e_reg(card, R_RX_RING + 0x100 * queue), .size = UNIT};
 
 	ring.extended = *e1000e_reg(card, R_RFCTL) & RFCTL_EXTEN;
 	ring.split = ring.extended && control & RCTL_DTYP_PS;
@@ -228,7 +230,7 @@ static struct ring ring_of(struct e1000e *card, unsigned queue)
 		ring.buffer[3] = (split >> 24 & 0x3f) * 1024u;
 	}
 	ring.base = (uint64_t)ring.reg[RING_BAH / 4] << 32 | ring.reg[RING_BAL / 4];
-	ring.count = ring.reg[RING_LEN / 4] / ring.size;
+	ring.count = ring.reg[RING_LEN / 4] / UNIT;
 	return ring;
 }
 
@@ -239,7 +241,7 @@ static uint32_t ring_free(const struct ring *ring)
 
 	if (head >= ring->count || tail >= ring->count)
 		return 0;
-	return head <= tail ? tail - head : ring->count - head + tail;
+	return (head <= tail ? tail - head : ring->count - head + tail) / (ring->size / UNIT);
 }
 
 static size_t ring_room(const struct ring *ring)
@@ -301,7 +303,7 @@ static void write_back(const struct ring *ring, const struct reception *receptio
 static void fill(struct e1000e *card, const struct ring *ring, const struct reception *reception, size_t *at)
 {
 	uint32_t *head = &ring->reg[RING_HEAD / 4];
-	uint64_t where = ring->base + (uint64_t)*head * ring->size;
+	uint64_t where = ring->base + (uint64_t)*head * UNIT;
 	size_t stored[SPLIT_BUFFERS] = {0};
 	uint8_t descriptor[DESCRIPTOR_MAX] = {0};
 
@@ -321,13 +323,13 @@ static void fill(struct e1000e *card, const struct ring *ring, const struct rece
 	}
 	write_back(ring, reception, descriptor, stored, *at == reception->size);
 	dma_write(card->machine, where, descriptor, ring->size);
-	*head = *head + 1 == ring->count ? 0 : *head + 1;
+	*head = (*head + ring->size / UNIT) % ring->count;
 }
 
 /* Are fewer descriptors left than RCTL.RDMTS says: a half, a quarter, an eighth? */
 static bool is_low(struct e1000e *card, const struct ring *ring)
 {
-	return ring_free(ring) <= ring->count >> (1 + (*e1000e_reg(card, R_RCTL) >> 8 & 3));
+	return ring_free(ring) <= ring->count / (ring->size / UNIT) >> (1 + (*e1000e_reg(card, R_RCTL) >> 8 & 3));
 }
 
 /* The frame into memory. False where there are not enough descriptors. */
