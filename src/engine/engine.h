@@ -162,6 +162,12 @@ struct engine_ops {
 	int (*vcpu_get_state)(struct engine_vcpu *vcpu, struct vcpu_state *state);
 	int (*vcpu_set_state)(struct engine_vcpu *vcpu, const struct vcpu_state *state);
 
+	/*
+	 * What firmware does to each CPU, for a guest that starts without: its memory type ranges. While it does not run.
+	 * May be NULL.
+	 */
+	void (*vcpu_set_up)(struct engine_vcpu *vcpu);
+
 	/* Back to the state after power-up reset. */
 	void (*vcpu_reset)(struct engine_vcpu *vcpu);
 

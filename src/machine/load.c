@@ -84,6 +84,15 @@ static int split_module(const char *text, struct boot_module *module, char **cop
 	return 0;
 }
 
+/* The platform and every CPU as firmware leaves them. */
+static int set_up(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->config.cpu_count; i++)
+		if (machine->engine->vcpu_set_up)
+			machine->engine->vcpu_set_up(machine->vcpu[i].engine_vcpu);
+	return pci_setup(machine);
+}
+
 /* Firmware does as it finds in CMOS; without any we do what it would. */
 static int wake_guest(struct machine *machine)
 {
@@ -94,7 +103,7 @@ static int wake_guest(struct machine *machine)
 		return 0;
 	error = boot_wake(&machine->memory, PLATFORM_LAPIC_BASE, &start);
 	if (!error)
-		error = pci_setup(machine);
+		error = set_up(machine);
 	return error ? error : machine_set_state(machine, 0, &start);
 }
 
@@ -134,7 +143,7 @@ int machine_load_guest(struct machine *machine, void *context)
 	if (!error)
 		error = fill_fw_cfg(machine, &request);
 	if (!error)
-		error = pci_setup(machine);
+		error = set_up(machine);
 	if (!error)
 		error = machine_set_state(machine, 0, &start);
 	for (unsigned i = 0; i < MACHINE_BOOT_MODULES; i++)

@@ -439,6 +439,7 @@ const struct engine_ops engine_kvm = {
     .vcpu_kick = vcpu_kick,
     .vcpu_get_state = kvm_get_state,
     .vcpu_set_state = kvm_set_state,
+    .vcpu_set_up = kvm_set_up,
     .vcpu_reset = kvm_reset,
     .deliver_msi = deliver_msi,
     .set_extint = set_extint,

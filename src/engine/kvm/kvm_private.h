@@ -120,6 +120,7 @@ void kvm_describe_registers(struct engine_vcpu *vcpu, char *text, size_t size);
 /* kvm_inspect.c: engine_ops.vcpu_translate and vcpu_describe. */
 int kvm_translate(struct engine_vcpu *vcpu, gla_t gla, gpa_t *gpa);
 int kvm_describe(struct engine_vcpu *vcpu, const char *what, FILE *out);
+void kvm_set_up(struct engine_vcpu *vcpu);
 int kvm_set_state(struct engine_vcpu *vcpu, const struct vcpu_state *state);
 /* Remembers the present state as the one that kvm_reset goes back to. */
 int kvm_remember_reset_state(struct engine_vcpu *vcpu);

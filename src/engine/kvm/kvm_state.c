@@ -140,11 +140,8 @@ static int make_runnable(struct engine_vcpu *vcpu)
 	return kvm_ioctl(vcpu->fd, KVM_SET_MP_STATE, &mp);
 }
 
-/*
- * A guest that is not started by firmware finds the MTRRs as firmware leaves them; where they are off, Linux
- * does not set up the PAT either.
- */
-static void set_firmware_mtrrs(struct engine_vcpu *vcpu)
+/* The MTRRs as firmware leaves them; where they are off, Linux does not set up the PAT either. */
+void kvm_set_up(struct engine_vcpu *vcpu)
 {
 	uint64_t addresses = (1ull << vcpu->vm->config->cpu_model->physical_address_bits) - 1;
 
@@ -194,7 +191,6 @@ int kvm_set_state(struct engine_vcpu *vcpu, const struct vcpu_state *state)
 		status = kvm_ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug);
 	if (status >= 0)
 		status = make_runnable(vcpu);
-	set_firmware_mtrrs(vcpu);
 	return status < 0 ? failed(vcpu, "setting the state", status) : 0;
 }
 

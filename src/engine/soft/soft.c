@@ -232,8 +232,6 @@ static int soft_vcpu_set_state(struct engine_vcpu *vcpu, const struct vcpu_state
 	apic_set_cr8(cpu, state->cr8);
 	if (state->apic_base)
 		msr_write(cpu, MSR_APIC_BASE, state->apic_base);
-	/* A guest that is not started by firmware finds the MTRRs as firmware leaves them. */
-	msr_set_firmware_mtrrs(cpu);
 	if (cpu->cr0 & CR0_PG && cpu->cr4 & CR4_PAE && !(cpu->efer & EFER_LMA))
 		cpu_read_pdptes(cpu, cpu->cr3, cpu->pdpte);
 	tlb_flush_all(cpu);
@@ -241,6 +239,11 @@ static int soft_vcpu_set_state(struct engine_vcpu *vcpu, const struct vcpu_state
 	cpu_update_mode(cpu);
 	cpu_poll_soon(cpu);
 	return 0;
+}
+
+static void soft_vcpu_set_up(struct engine_vcpu *vcpu)
+{
+	msr_set_firmware_mtrrs(vcpu->cpu);
 }
 
 static void soft_vcpu_reset(struct engine_vcpu *vcpu)
@@ -381,6 +384,7 @@ const struct engine_ops engine_soft = {
 	.vcpu_kick = soft_vcpu_kick,
 	.vcpu_get_state = soft_vcpu_get_state,
 	.vcpu_set_state = soft_vcpu_set_state,
+	.vcpu_set_up = soft_vcpu_set_up,
 	.vcpu_reset = soft_vcpu_reset,
 	.deliver_msi = soft_deliver_msi,
 	.set_extint = soft_set_extint,
