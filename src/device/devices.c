@@ -10,7 +10,7 @@ static int (*const create[])(struct machine *machine) = {
     serial_create, input_create, i8042_create,   port92_create,   cf9_create, debug_exit_create,
     shadow_create, firmware_rom_create, debug_port_create,
     fw_cfg_create, acpi_pm_create, pci_host_create, ich9_lpc_create, ahci_create,
-    screen_create, vga_create,
+    screen_create, vga_create, virtio_input_create,
     virtio_blk_create, virtio_console_create, virtio_rng_create, virtio_9p_create,
     net_cards_create,
     optional_devices_create,

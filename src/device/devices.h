@@ -21,6 +21,7 @@ int input_create(struct machine *machine);
 int screen_create(struct machine *machine);
 int vga_create(struct machine *machine);
 int vnc_create(struct machine *machine);
+int virtio_input_create(struct machine *machine);
 int port92_create(struct machine *machine);
 int debug_exit_create(struct machine *machine);
 int fw_cfg_create(struct machine *machine);

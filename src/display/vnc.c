@@ -55,7 +55,7 @@ struct vnc {
 struct viewer {
 	struct vnc *vnc;
 	bool down[KEYS];
-	int buttons; /* as RFB has them */
+	int buttons, x, y; /* the pointer, as RFB has it */
 };
 
 static uint64_t now_ms(void)
@@ -125,6 +125,8 @@ static void on_pointer(int mask, int x, int y, rfbClientPtr client)
 	unsigned buttons = (mask & 1 ? 1u : 0) | (mask & 2 ? 4u : 0) | (mask & 4 ? 2u : 0);
 
 	viewer->buttons = mask;
+	viewer->x = x;
+	viewer->y = y;
 	vnc->handlers.pointer(vnc->handlers.context, x < 0 ? 0 : (unsigned)x, y < 0 ? 0 : (unsigned)y, width, height,
 	                      buttons, (pressed & 8 ? 1 : 0) - (pressed & 16 ? 1 : 0));
 }
@@ -137,7 +139,7 @@ static void on_gone(rfbClientPtr client)
 		if (viewer->down[key])
 			press(viewer, key, false);
 	if (viewer->buttons)
-		on_pointer(0, client->lastPtrX < 0 ? 0 : client->lastPtrX, client->lastPtrY < 0 ? 0 : client->lastPtrY, client);
+		on_pointer(0, viewer->x, viewer->y, client);
 	viewer->vnc->viewers--;
 	client->clientData = NULL;
 	free(viewer);
