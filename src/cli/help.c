@@ -46,6 +46,8 @@ const char help_run[] =
 	"Control:\n"
 	"  --name NAME            a control socket for nestor ps, stop, console, info … (docs/control.md)\n"
 	"  --detach, -d           go to the background once the guest runs, and print the name\n"
+	"  --gdb PORT[,wait]      serve GDB on a TCP port of the loopback, or unix:PATH; wait: start when it lets\n"
+	"                         the guest go\n"
 	"\n"
 	"Looking inside:\n"
 	"  --trace LIST           of vmx, exception, block, msr, io, separated by commas\n"

@@ -40,11 +40,12 @@ static int run_machine(struct session *session, const struct options *options, c
 	machine_set_loader(machine, machine_load_guest, NULL);
 	if (session_start(session, machine)) {
 		status = usage_error("run", "%s", error_text());
+		session_stop(session, status);
 		machine_destroy(machine);
 		return status;
 	}
 	status = machine_run(machine);
-	session_stop(session);
+	session_stop(session, status);
 	if (options->state_hash)
 		print_state_hash(machine);
 	machine_destroy(machine);

@@ -7,6 +7,7 @@
 
 #include "config/options.h"
 #include "control/control.h"
+#include "gdb/gdb.h"
 
 /* "console" becomes "console:" and the socket's path. */
 static int name_consoles(struct session *session, struct machine_config *config)
@@ -45,7 +46,9 @@ int session_begin(struct session *session, const struct options *options, struct
 	const char *name = options->name;
 	int result;
 
-	*session = (struct session){.endpoint.lock_fd = -1};
+	*session = (struct session){.endpoint.lock_fd = -1, .gdb_spec = options->gdb};
+	if (options->gdb && gdb_check(options->gdb))
+		return -EINVAL;
 	if (!name && !options->detach)
 		return 0;
 	snprintf(made, sizeof(made), "vm-%d", (int)getpid());
@@ -63,11 +66,15 @@ int session_start(struct session *session, struct machine *machine)
 {
 	int result = session->named ? control_start(&session->control, machine, &session->endpoint) : 0;
 
+	if (!result && session->gdb_spec)
+		result = gdb_start(&session->gdb, machine, session->gdb_spec);
 	return result || !session->detached ? result : detach_watch(&session->detach, machine);
 }
 
-void session_stop(struct session *session)
+void session_stop(struct session *session, int status)
 {
+	gdb_stop(session->gdb, status);
+	session->gdb = NULL;
 	control_stop(session->control);
 	session->control = NULL;
 }

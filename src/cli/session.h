@@ -9,6 +9,7 @@
 #include "machine/machine_config.h"
 
 struct control;
+struct gdb;
 struct machine;
 struct options;
 
@@ -16,6 +17,8 @@ struct session {
 	bool named, detached;
 	struct endpoint endpoint;
 	struct control *control;
+	struct gdb *gdb;
+	const char *gdb_spec; /* borrowed, or NULL */
 	struct detach detach;
 	char serial[MACHINE_SERIAL_PORTS][sizeof("console:") + ENDPOINT_PATH_MAX];
 };
@@ -27,8 +30,8 @@ struct session {
 int session_begin(struct session *session, const struct options *options, struct machine_config *config);
 /* The machine exists, but does not run yet. Returns 0, or a negative errno with error_text(). */
 int session_start(struct session *session, struct machine *machine);
-/* The machine does not run any more. */
-void session_stop(struct session *session);
+/* The machine does not run any more: it ended with `status`. */
+void session_stop(struct session *session, int status);
 /* The machine does not exist any more. */
 void session_end(struct session *session);
 

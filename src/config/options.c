@@ -23,7 +23,7 @@ enum option_code {
 	OPTION_DISK, OPTION_CDROM,
 	OPTION_VGA, OPTION_VNC,
 	OPTION_FIRMWARE_VARS, OPTION_FW_CFG, OPTION_DEBUG_PORT, OPTION_UUID,
-	OPTION_NAME, OPTION_DETACH,
+	OPTION_NAME, OPTION_DETACH, OPTION_GDB,
 	OPTION_HELP,
 	OPTION_CONSOLE, OPTION_RNG, OPTION_SHARE,
 };
@@ -64,6 +64,7 @@ static const struct option long_options[] = {
 	{"disk", required_argument, NULL, OPTION_DISK},
 	{"cdrom", required_argument, NULL, OPTION_CDROM},
 	{"name", required_argument, NULL, OPTION_NAME},
+	{"gdb", required_argument, NULL, OPTION_GDB},
 	{"detach", no_argument, NULL, OPTION_DETACH},
 	{"help", no_argument, NULL, OPTION_HELP},
 	{NULL, 0, NULL, 0},
@@ -459,6 +460,9 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		if (options->name)
 			return error_set(EINVAL, "--name %s: given twice", value);
 		options->name = value;
+		return 0;
+	case OPTION_GDB:
+		options->gdb = value;
 		return 0;
 	case OPTION_DETACH:
 		options->detach = true;

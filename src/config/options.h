@@ -15,6 +15,7 @@ struct options {
 	struct machine_config machine; /* borrows argv's strings and the one below */
 	bool state_hash;               /* --state-hash: print machine_state_hash at the end */
 	const char *name;              /* --name: borrowed from argv, or NULL */
+	const char *gdb;               /* --gdb: borrowed, or NULL */
 	bool detach;                   /* --detach */
 	bool help;                     /* --help was given; nothing else was checked */
 	bool tune_list;                /* --tune list was given; nothing behind it was checked */

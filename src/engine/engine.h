@@ -205,6 +205,13 @@ struct engine_ops {
 	int (*vcpu_translate)(struct engine_vcpu *vcpu, gla_t gla, gpa_t *gpa);
 
 	/*
+	 * Sets what a debugger may change: the general registers, RIP, RFLAGS, CR2, the bases of FS and GS and, where
+	 * state->xsave_size is not 0, x87, SSE and AVX. While the vCPU does not run. Returns 0, or a negative errno with
+	 * error_text(). NULL where the engine cannot.
+	 */
+	int (*vcpu_set_registers)(struct engine_vcpu *vcpu, const struct vcpu_state *state);
+
+	/*
 	 * What the next vcpu_run stops for, with ENGINE_EXIT_DEBUG, besides its own reasons; the guest cannot find it. debug
 	 * is copied; NULL: nothing. Stays until the next call, but for `step`, `halt` and `pass`, which are once. While the
 	 * vCPU does not run. Returns 0, or a negative errno with error_text(). NULL where the engine cannot.

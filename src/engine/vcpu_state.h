@@ -41,6 +41,8 @@ struct segment {
 #define RIGHTS_G        0x8000u
 #define RIGHTS_UNUSABLE 0x10000u
 
+#define VCPU_XSAVE_SIZE 832
+
 struct descriptor_table {
 	uint64_t base;
 	uint16_t limit;
@@ -55,6 +57,12 @@ struct vcpu_state {
 	uint64_t efer;
 	uint64_t dr[8]; /* 0-3, 6, 7 used */
 	uint64_t apic_base;
+	/*
+	 * x87, SSE and AVX in XSAVE's standard format. Read with the rest; written by vcpu_set_registers only. size: bytes that
+	 * hold something, 0: not known.
+	 */
+	uint32_t xsave_size;
+	uint8_t xsave[VCPU_XSAVE_SIZE];
 	uint8_t level; /* read only: 0 in VMX root operation or without VMX, 1 in non-root operation */
 };
 

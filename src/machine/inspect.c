@@ -22,6 +22,15 @@ int machine_translate(struct machine *machine, unsigned vcpu, uint64_t gla, uint
 	return 0;
 }
 
+int machine_set_registers(struct machine *machine, unsigned vcpu, const struct vcpu_state *state)
+{
+	if (!machine->engine->vcpu_set_registers)
+		return error_set(ENOTSUP, "the %s engine cannot change registers", machine->engine->name);
+	if (vcpu >= machine->config.cpu_count)
+		return error_set(EINVAL, "there is no CPU %u", vcpu);
+	return machine->engine->vcpu_set_registers(machine->vcpu[vcpu].engine_vcpu, state);
+}
+
 int machine_peek_physical(struct machine *machine, uint64_t gpa, void *to, size_t size)
 {
 	return dma_read(machine, gpa, to, size) ? error_set(EFAULT, "no RAM or ROM at the physical address %#" PRIx64, gpa)

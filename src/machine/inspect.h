@@ -20,6 +20,10 @@ int machine_poke(struct machine *machine, unsigned vcpu, uint64_t gla, const voi
 int machine_peek_physical(struct machine *machine, uint64_t gpa, void *to, size_t size);
 int machine_poke_physical(struct machine *machine, uint64_t gpa, const void *from, size_t size);
 
+/* What a debugger may change of a vCPU (engine_ops.vcpu_set_registers). Returns 0, or a negative errno with error_text(). */
+struct vcpu_state;
+int machine_set_registers(struct machine *machine, unsigned vcpu, const struct vcpu_state *state);
+
 /* The address of the machine that gla is mapped to. Returns 0 or -EFAULT with error_text(). */
 int machine_translate(struct machine *machine, unsigned vcpu, uint64_t gla, uint64_t *gpa);
 

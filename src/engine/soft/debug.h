@@ -6,6 +6,10 @@
 
 int soft_set_debug(struct cpu *cpu, const struct engine_debug *debug);
 void soft_debug_stop(struct cpu *cpu, struct engine_debug_stop *stop);
+/* Between cpu->fpu_area and a state. */
+void soft_get_vectors(const struct cpu *cpu, struct vcpu_state *state);
+/* vcpu_set_registers */
+void soft_set_registers(struct cpu *cpu, const struct vcpu_state *state);
 /* When the vCPU is destroyed. */
 void soft_debug_free(struct cpu *cpu);
 

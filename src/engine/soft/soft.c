@@ -204,6 +204,7 @@ static int soft_vcpu_get_state(struct engine_vcpu *vcpu, struct vcpu_state *stat
 	state->dr[6] = cpu->dr6;
 	state->dr[7] = cpu->dr7;
 	state->level = cpu->virt != NULL;
+	soft_get_vectors(cpu, state);
 	return 0;
 }
 
@@ -360,6 +361,12 @@ static int soft_vcpu_translate(struct engine_vcpu *vcpu, gla_t gla, gpa_t *gpa)
 	return soft_translate(vcpu->cpu, gla, gpa);
 }
 
+static int soft_vcpu_set_registers(struct engine_vcpu *vcpu, const struct vcpu_state *state)
+{
+	soft_set_registers(vcpu->cpu, state);
+	return 0;
+}
+
 static int soft_vcpu_set_debug(struct engine_vcpu *vcpu, const struct engine_debug *debug)
 {
 	return soft_set_debug(vcpu->cpu, debug);
@@ -394,6 +401,7 @@ const struct engine_ops engine_soft = {
 	.vcpu_timer_expired = soft_timer_expired,
 	.vcpu_translate = soft_vcpu_translate,
 	.vcpu_describe = soft_vcpu_describe,
+	.vcpu_set_registers = soft_vcpu_set_registers,
 	.vcpu_set_debug = soft_vcpu_set_debug,
 	.vcpu_debug_stop = soft_vcpu_debug_stop,
 	.vcpu_state_hash = soft_vcpu_state_hash,
