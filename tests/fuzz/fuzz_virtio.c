@@ -1,0 +1,368 @@
+/*
+ * Random drivers of virtio devices: registers through all of their ways (modern, legacy, the window in
+ * configuration space), queues set up more or less well, descriptors and rings of more or less sense,
+ * requests that the devices know. Build with the sanitizers, which find what is wrong; the program itself
+ * checks that a good driver is served after it. Arguments: steps (default 200000), seed (default 1). The same
+ * arguments give the same run.
+ */
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "virtio_driver.h"
+
+#define QUEUE_AREA 0x100000u /* rings: 64 KiB for each of a device's queues */
+#define DATA       0x300000u
+#define DATA_SIZE  0x80000u
+#define DEVICES    8
+
+static uint64_t seed;
+static struct machine *machine;
+static struct virtio_driver driver[DEVICES];
+static struct queue_driver queue[DEVICES][4];
+static unsigned devices;
+static uint64_t answers;
+static char folder[] = "/tmp/nestor-fuzz-virtio-XXXXXX";
+
+/* xorshift64* */
+static uint64_t any(void)
+{
+	seed ^= seed >> 12;
+	seed ^= seed << 25;
+	seed ^= seed >> 27;
+	return seed * UINT64_C(0x2545f4914f6cdd1d);
+}
+
+static uint64_t below(uint64_t limit)
+{
+	return any() % limit;
+}
+
+static uint64_t some_value(void)
+{
+	switch (below(5)) {
+	case 0:
+		return below(4);
+	case 1:
+		return UINT64_MAX;
+	case 2:
+		return UINT64_C(1) << below(64);
+	case 3:
+		return below(65536);
+	default:
+		return any();
+	}
+}
+
+static void find_devices(void)
+{
+	static const uint16_t ids[] = {0x1001, 0x1003, 0x1005, 0x1009, 0x1000, 0x1052};
+
+	devices = 0;
+	if (pci_setup(machine))
+		abort();
+	for (unsigned i = 0; i < sizeof(ids) / sizeof(ids[0]); i++)
+		if (virtio_find(&driver[devices], machine, ids[i]))
+			devices++;
+}
+
+/* ---- a driver that starts properly, most of the time ---- */
+
+static uint64_t queue_area(unsigned device, unsigned index)
+{
+	return QUEUE_AREA + 0x10000 * (device * 4 + index);
+}
+
+static void start_device(unsigned d)
+{
+	struct virtio_driver *v = &driver[d];
+	uint64_t features;
+	unsigned count;
+
+	/* Its BARs may have been moved or switched off: then it stays so until the machine's reset. */
+	set_common(v, 0x14, 1, 0);
+	count = common(v, 0x12, 2);
+	if (common(v, 0x14, 1) || !count || count > 32)
+		return;
+	features = virtio_features(v);
+	if (below(4) == 0)
+		features &= any() | FEATURE_VERSION_1;
+	pci_write(machine, v->slot, 4, 2, 7);
+	virtio_negotiate(v, features);
+	for (unsigned i = 0; i < 4 && i < count; i++) {
+		set_common(v, 0x16, 2, i);
+		virtio_queue(v, &queue[d][i], i, common(v, 0x18, 2), queue_area(d, i));
+	}
+	virtio_start(v);
+}
+
+static void start_legacy(unsigned d)
+{
+	struct virtio_driver *v = &driver[d];
+	unsigned size;
+
+	if (!v->legacy)
+		return;
+	out(machine, v->legacy + 18, 1, 0);
+	out(machine, v->legacy + 18, 1, 3);
+	out(machine, v->legacy + 4, 4, (uint32_t)(below(2) ? any() : in(machine, v->legacy, 4)));
+	for (unsigned i = 0; i < 4; i++) {
+		out(machine, v->legacy + 14, 2, i);
+		size = in(machine, v->legacy + 12, 2);
+		if (!size || size > 256)
+			break;
+		queue_driver_init(&queue[d][i], machine, size, queue_area(d, i));
+		out(machine, v->legacy + 8, 4, (uint32_t)(queue_area(d, i) >> 12));
+	}
+	out(machine, v->legacy + 18, 1, 7);
+}
+
+/* ---- queues ---- */
+
+static uint64_t some_gpa(void)
+{
+	switch (below(24)) {
+	case 0:
+		return any();
+	case 1:
+		return below(machine->config.memory_size + 4096);
+	case 2:
+		return 0x9f000 + below(0x22000); /* around the hole below 1 MiB */
+	case 3:
+		return queue_area((unsigned)below(DEVICES), (unsigned)below(4)) + below(0x4000);
+	default:
+		return DATA + below(DATA_SIZE);
+	}
+}
+
+static uint32_t some_size(void)
+{
+	static const uint32_t usual[] = {1, 16, 512, 4096, 20, 8, 65536, 1024};
+
+	switch (below(12)) {
+	case 0:
+		return (uint32_t)some_value();
+	case 1:
+		return 0;
+	case 2:
+		return (uint32_t)below(0x8000);
+	default:
+		return usual[below(8)];
+	}
+}
+
+/* What block requests and 9P messages begin with. */
+static void fill_data(uint64_t gpa)
+{
+	static const uint8_t types_9p[] = {100, 104, 110, 12, 14, 116, 118, 40, 24, 72, 76, 120, 8, 50};
+	static const uint8_t types_blk[] = {0, 1, 4, 8, 11, 13, 2};
+	uint8_t bytes[64];
+	uint8_t *host = machine_memory(machine, GPA(gpa), sizeof(bytes));
+
+	if (!host)
+		return;
+	for (unsigned i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(below(3) ? 0 : any());
+	if (below(2)) {
+		memset(bytes, 0, 16);
+		bytes[0] = types_blk[below(7)];
+		bytes[8] = (uint8_t)any();
+		bytes[16 + 8] = (uint8_t)below(9);
+	} else {
+		bytes[0] = (uint8_t)(7 + below(60));
+		bytes[1] = bytes[2] = bytes[3] = 0;
+		bytes[4] = types_9p[below(sizeof(types_9p))];
+		bytes[7] = (uint8_t)below(4);
+		bytes[8] = bytes[9] = bytes[10] = 0;
+	}
+	memcpy(host, bytes, sizeof(bytes));
+}
+
+/* A chain: readable pieces, then writable ones, mostly; now and then through a table. */
+static void add_chain(struct queue_driver *q)
+{
+	unsigned readable = (unsigned)below(4), count = readable + (unsigned)below(4);
+	uint64_t table = q->desc;
+	uint16_t head = (uint16_t)below(q->size), index = head;
+
+	if (count == 0)
+		count = 1;
+	if (below(4) == 0) {
+		table = DATA + below(DATA_SIZE / 16) * 16;
+		write_desc(machine, q->desc, head, table, 16 * (count + (unsigned)below(2)),
+		           (uint16_t)(DESC_INDIRECT | (below(32) ? 0 : any())), (uint16_t)any());
+		index = 0;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		uint16_t next = table == q->desc ? (uint16_t)((index + 1) % q->size) : (uint16_t)(index + 1);
+		uint64_t gpa = some_gpa();
+		uint16_t flags =
+		    (uint16_t)((i >= readable ? DESC_WRITE : 0) | (i + 1 < count ? DESC_NEXT : 0));
+
+		if (i == 0 && readable)
+			fill_data(gpa = DATA + below(DATA_SIZE));
+		write_desc(machine, table, index, gpa,
+		           i == 0 && readable && below(4) ? 16 + 48 * (uint32_t)below(2) : some_size(),
+		           (uint16_t)(below(64) ? flags : any()), (uint16_t)(below(64) ? next : any()));
+		index = next;
+	}
+	queue_offer(q, (uint16_t)(below(64) ? head : any()));
+	if (below(200) == 0)
+		q->avail_index += (uint16_t)any();
+	if (below(8))
+		queue_publish(q);
+}
+
+static void use_queue(unsigned d)
+{
+	unsigned index = (unsigned)below(4);
+	struct queue_driver *q = &queue[d][index];
+
+	if (!q->size)
+		return;
+	for (unsigned i = 0; i < 1 + below(4); i++)
+		add_chain(q);
+	queue_publish(q);
+	if (below(4) == 0)
+		queue_set_used_event(q, (uint16_t)any());
+	if (below(3) && driver[d].legacy)
+		out(machine, driver[d].legacy + 16, 2, index);
+	else
+		virtio_kick(&driver[d], below(32) ? index : (unsigned)some_value() & 0xff);
+	answers += (uint16_t)(queue_used_index(q) - q->used_index);
+	q->used_index = queue_used_index(q);
+}
+
+/* ---- registers ---- */
+
+static void touch_registers(struct virtio_driver *v)
+{
+	uint64_t base = v->common & ~UINT64_C(0xfff),
+	         address = base + 0x1000 * below(4) + below(below(2) ? 64 : 4096);
+	unsigned window = v->pci_window;
+
+	switch (below(8)) {
+	case 0 ... 1:
+		load(machine, address, 1u << below(4));
+		break;
+	case 2 ... 3:
+		store(machine, address, 1u << below(4), some_value());
+		break;
+	case 4:
+		if (v->legacy)
+			out(machine, (uint16_t)(v->legacy + below(64)), 1u << below(3),
+			    (uint32_t)some_value());
+		break;
+	case 5:
+		if (v->legacy)
+			in(machine, (uint16_t)(v->legacy + below(64)), 1u << below(3));
+		break;
+	case 6:
+		pci_write(machine, v->slot, window + 4, 1, below(4) ? 4 : (uint32_t)any());
+		pci_write(machine, v->slot, window + 8, 4,
+		          (uint32_t)(below(4) ? 0x1000 * below(4) + below(64) : any()));
+		pci_write(machine, v->slot, window + 12, 4, (uint32_t)(below(8) ? 1u << below(3) : any()));
+		if (below(2))
+			pci_write(machine, v->slot, window + 16, 4, (uint32_t)some_value());
+		else
+			pci_read(machine, v->slot, window + 16, 4);
+		break;
+	default:
+		if (below(20) == 0)
+			pci_write(machine, v->slot, (unsigned)below(256), 1u << below(3),
+			          (uint32_t)some_value());
+		break;
+	}
+}
+
+static void step(void)
+{
+	unsigned d = (unsigned)below(devices);
+
+	switch (below(16)) {
+	case 0:
+		if (below(4) == 0)
+			start_device(d);
+		else if (below(4) == 0)
+			start_legacy(d);
+		break;
+	case 1 ... 3:
+		touch_registers(&driver[d]);
+		break;
+	case 4:
+		pass(machine, below(2000000));
+		break;
+	case 5:
+		if (below(400) == 0) {
+			machine_lock(machine);
+			machine_reset_devices(machine);
+			machine_unlock(machine);
+			find_devices();
+		}
+		break;
+	default:
+		use_queue(d);
+		/* Most of what a random driver does breaks its device sooner or later. */
+		if (common(&driver[d], 0x14, 1) & 0x40 && below(4) == 0)
+			start_device(d);
+		break;
+	}
+	fake_vm.msi_count = 0;
+}
+
+static void check_usable(void)
+{
+	machine_lock(machine);
+	machine_reset_devices(machine);
+	machine_unlock(machine);
+	find_devices();
+	for (unsigned d = 0; d < devices; d++) {
+		if (!virtio_negotiate(&driver[d], FEATURE_VERSION_1)) {
+			fprintf(stderr, "device %u takes no features after a reset\n", d);
+			abort();
+		}
+		virtio_queue(&driver[d], &queue[d][0], 0, 8, queue_area(d, 0));
+		virtio_start(&driver[d]);
+	}
+	/* The third is the entropy device, which answers anything. */
+	queue_add(&queue[2][0], (struct buffer[]){{DATA, 8, true}}, 1);
+	virtio_kick(&driver[2], 0);
+	if (queue_used_index(&queue[2][0]) != 1) {
+		fprintf(stderr, "a good driver is not served any more\n");
+		abort();
+	}
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t steps = argc > 1 ? strtoull(argv[1], NULL, 0) : 200000;
+	struct machine_config config = fixture_config("null");
+	char share[64], disk[64], command[128];
+
+	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	if (!mkdtemp(folder))
+		abort();
+	snprintf(share, sizeof(share), "%s/share", folder);
+	snprintf(disk, sizeof(disk), "%s/disk", folder);
+	if (mkdir(share, 0700) || !fopen(disk, "w") || truncate(disk, 1 << 20))
+		abort();
+	config.disk[0] = (struct disk_config){.file = disk, .format = "raw", .boot_index = -1};
+	config.disk_count = 1;
+	config.console[0] = "null";
+	config.rng = true;
+	config.share[0] = (struct share_config){.directory = share, .tag = "share"};
+	config.share_count = 1;
+	machine = fixture_create_from(&config);
+	find_devices();
+	for (unsigned d = 0; d < devices; d++)
+		start_device(d);
+	for (uint64_t i = 0; i < steps; i++) {
+		step();
+		if (i % 65536 == 65535)
+			check_usable();
+	}
+	check_usable();
+	machine_destroy(machine);
+	printf("%llu steps, %llu answers\n", (unsigned long long)steps, (unsigned long long)answers);
+	snprintf(command, sizeof(command), "chmod -R u+rwx %s; rm -rf %s", folder, folder);
+	return system(command) != 0;
+}
