@@ -84,16 +84,15 @@ class Pc:
     def last_line(self):
         return next((line.strip() for line in reversed(self.lines()) if line.strip()), "nothing")
 
-    def await_text(self, pattern, limit):
-        """Waits until the serial line has shown a regular expression (bytes); returns its match."""
+    def await_text(self, pattern, limit, start=0):
+        """Waits until the serial line has shown a regular expression (bytes) from byte `start` on."""
         end = time.monotonic() + limit
         with self.changed:
-            while not (found := re.search(pattern, self.text)):
+            while not re.search(pattern, self.text[start:]):
                 if self.ended:
                     raise Failed(f"{self.name} ended; its last line: {self.last_line()[:200]}")
                 if not self.changed.wait(max(end - time.monotonic(), 0)) and time.monotonic() >= end:
                     raise Failed(f"not within {limit:.0f} s; the last line: {self.last_line()[:200]}")
-        return found
 
     def await_end(self, limit):
         """Waits until the machine has ended by itself, well."""

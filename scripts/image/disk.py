@@ -69,8 +69,7 @@ def embed_bios_grub(image, root_uuid):
 
 
 def make_esp(image, root_uuid):
-    configuration = (f"search.fs_uuid {root_uuid} root\nset prefix=($root)/boot/grub\n"
-                     "configfile $prefix/grub.cfg\n")
+    configuration = f"search.fs_uuid {root_uuid} root\nset prefix=($root)/boot/grub\n"
     core = grub_core("x86_64-efi", "/boot/grub", configuration, [])
     at = f"{image}@@{ESP_START}"
     sectors = (ROOT_START - ESP_START) // SECTOR
