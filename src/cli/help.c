@@ -62,6 +62,7 @@ const char help_run[] =
 	"Examples:\n"
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=hvc0 --console stdio\n"
+	"  nestor run --disk debian.qcow2 --net user,hostfwd=tcp:127.0.0.1:2222-:22\n"
 	"  nestor run --kernel xen --module \"vmlinuz console=hvc0\" --module initrd.img --memory 2G\n"
 	"  nestor run --name web --detach --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=tty0 --vnc :0\n"

@@ -53,7 +53,8 @@ static int forward_of(const struct properties *list, const char *value, struct n
 	const char *at = NULL;
 
 	if (net->forward_count == NET_FORWARDS_MAX)
-		return error_set(EINVAL, "%s %s: at most %d hostfwd", list->option, list->text, NET_FORWARDS_MAX);
+		return error_set(EINVAL, "%s %s: at most %d hostfwd", list->option, list->text,
+		                 NET_FORWARDS_MAX);
 	if (!strncmp(value, "tcp:", 4) || !strncmp(value, "udp:", 4))
 		at = address_of(value + 4, &forward.host_address);
 	if (at)
@@ -63,8 +64,9 @@ static int forward_of(const struct properties *list, const char *value, struct n
 	if (at)
 		at = port_of(at, '\0', &forward.guest_port);
 	if (!at)
-		return bad(list, "hostfwd", value, "tcp or udp, an address and a port of the host, and of the guest, such as "
-						   "tcp::2222-:22");
+		return bad(list, "hostfwd", value,
+		           "tcp or udp, an address and a port of the host, and of the guest, such as "
+		           "tcp::2222-:22");
 	forward.udp = *value == 'u';
 	net->forward[net->forward_count++] = forward;
 	return 0;
@@ -96,14 +98,15 @@ static int network_of(struct properties *list, struct net_config *net)
 
 	if (!value)
 		return 0;
-	if (!slash || (size_t)(slash - value) >= sizeof(address) || sscanf(slash, "/%2u%n", &length, &after) != 1 ||
-	    slash[after] || length < 8 || length > 27)
+	if (!slash || (size_t)(slash - value) >= sizeof(address) ||
+	    sscanf(slash, "/%2u%n", &length, &after) != 1 || slash[after] || length < 8 || length > 27)
 		return bad(list, "net", value, "a network such as 10.0.2.0/24, its length from 8 to 27");
 	memcpy(address, value, (size_t)(slash - value));
 	address[slash - value] = '\0';
 	net->mask = ~0u << (32 - length);
 	if (inet_pton(AF_INET, address, &network) != 1 || ntohl(network.s_addr) & ~net->mask)
-		return bad(list, "net", value, "a network such as 10.0.2.0/24, with no address bits beyond its length");
+		return bad(list, "net", value,
+		           "a network such as 10.0.2.0/24, with no address bits beyond its length");
 	net->network = ntohl(network.s_addr);
 	return 0;
 }
@@ -115,8 +118,8 @@ static int text_of(struct properties *list, const char *key, char *to, size_t si
 	if (!value)
 		return 0;
 	if (!*value || strlen(value) >= size)
-		return error_set(EINVAL, "%s %s: %s needs a value of at most %zu characters", list->option, list->text, key,
-				 size - 1);
+		return error_set(EINVAL, "%s %s: %s needs a value of at most %zu characters", list->option,
+		                 list->text, key, size - 1);
 	strcpy(to, value);
 	return 0;
 }
@@ -129,8 +132,10 @@ static int mac_of(struct properties *list, struct net_config *net)
 
 	if (!value)
 		return 0;
-	if (strlen(value) != 17 || sscanf(value, "%2x:%2x:%2x:%2x:%2x:%2x%n", &byte[0], &byte[1], &byte[2], &byte[3],
-					  &byte[4], &byte[5], &after) != NET_MAC_SIZE || after != 17)
+	if (strlen(value) != 17 ||
+	    sscanf(value, "%2x:%2x:%2x:%2x:%2x:%2x%n", &byte[0], &byte[1], &byte[2], &byte[3], &byte[4],
+	           &byte[5], &after) != NET_MAC_SIZE ||
+	    after != 17)
 		return bad(list, "mac", value, "six bytes such as 52:4e:45:53:54:01");
 	if (byte[0] & 1)
 		return bad(list, "mac", value, "an address of one card: the first byte is even");
@@ -190,12 +195,12 @@ static int tap_of(struct properties *list, struct net_config *net)
 static void card_init(struct net_config *net, unsigned index)
 {
 	*net = (struct net_config){
-		.mac = {0x52, 0x4e, 0x45, 0x53, 0x54, (uint8_t)(index + 1)},
-		.rom = true,
-		.ipv6 = true,
-		.network = 0x0a000200,
-		.mask = 0xffffff00,
-		.fd = -1,
+	    .mac = {0x52, 0x4e, 0x45, 0x53, 0x54, (uint8_t)(index + 1)},
+	    .rom = true,
+	    .ipv6 = true,
+	    .network = 0x0a000200,
+	    .mask = 0xffffff00,
+	    .fd = -1,
 	};
 }
 

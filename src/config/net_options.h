@@ -5,8 +5,8 @@
 #include "machine/machine_config.h"
 
 /*
- * One --net: adds a card to machine, or takes all away ("none", which sets *none; it excludes other cards). Returns 0,
- * or a negative errno with error_text().
+ * One --net: adds a card to machine, or takes all away ("none", which sets *none; it excludes other cards).
+ * Returns 0, or a negative errno with error_text().
  */
 int net_options_parse(struct machine_config *machine, const char *text, bool *none);
 

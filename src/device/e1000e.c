@@ -1,7 +1,8 @@
 /*
- * Intel 82574L gigabit Ethernet: its registers, and its life. A table says for each register what a reset leaves in
- * it, which bits software can write, and what else an access does. Left out: the flash BAR, bit-banging of the NVM
- * (EERD reads it), interrupt delay timers (they expire at once; the throttle registers work), wake-up, time stamps.
+ * Intel 82574L gigabit Ethernet: its registers, and its life. A table says for each register what a reset
+ * leaves in it, which bits software can write, and what else an access does. Left out: the flash BAR,
+ * bit-banging of the NVM (EERD reads it), interrupt delay timers (they expire at once; the throttle registers
+ * work), wake-up, time stamps.
  */
 #include "device/e1000e.h"
 
@@ -72,8 +73,9 @@ static uint32_t read_status(struct e1000e *card, unsigned offset)
 {
 	uint32_t control = *e1000e_reg(card, R_CTRL);
 
-	return STATUS_FD | STATUS_SPEED_1000 | STATUS_ASDV_1000 | (*e1000e_reg(card, R_STATUS) & STATUS_PHYRA) |
-	       (e1000e_link(card) ? STATUS_LU : 0) | (control & CTRL_GIO_MASTER_DISABLE ? 0 : STATUS_GIO_MASTER_ENABLE);
+	return STATUS_FD | STATUS_SPEED_1000 | STATUS_ASDV_1000 |
+	       (*e1000e_reg(card, R_STATUS) & STATUS_PHYRA) | (e1000e_link(card) ? STATUS_LU : 0) |
+	       (control & CTRL_GIO_MASTER_DISABLE ? 0 : STATUS_GIO_MASTER_ENABLE);
 }
 
 static void write_status(struct e1000e *card, unsigned offset, uint32_t value)
@@ -238,83 +240,85 @@ static void write_timinca(struct e1000e *card, unsigned offset, uint32_t value)
 
 /* ---- the table, by offset ---- */
 
-#define RING(base, tail, write) \
+/* clang-format off */
+#define RING(base, control, write_tail) \
 	{(base) + RING_BAL, (base) + RING_BAL, 0, 0xfffffff0u, NULL, NULL}, \
 	{(base) + RING_BAH, (base) + RING_BAH, 0, ALL, NULL, NULL}, \
 	{(base) + RING_LEN, (base) + RING_LEN, 0, 0x000fff80u, NULL, NULL}, \
 	{(base) + RING_HEAD, (base) + RING_HEAD, 0, 0xffff, NULL, NULL}, \
-	{(base) + RING_TAIL, (base) + RING_TAIL, 0, 0xffff, NULL, write}, \
+	{(base) + RING_TAIL, (base) + RING_TAIL, 0, 0xffff, NULL, write_tail}, \
 	{(base) + RING_RDTR, (base) + RING_RDTR, 0, 0xffff, NULL, NULL}, \
-	{(base) + RING_DCTL, (base) + RING_DCTL, tail, ALL, NULL, NULL}, \
+	{(base) + RING_DCTL, (base) + RING_DCTL, control, ALL, NULL, NULL}, \
 	{(base) + RING_RADV, (base) + RING_RADV, 0, 0xffff, NULL, NULL}, \
 	{(base) + RING_TARC, (base) + RING_TARC, 0x00000403, ALL, NULL, NULL}
+/* clang-format on */
 
 static const struct register_row rows[] = {
-	{R_CTRL, R_CTRL, CTRL_FD | 0x00100200u, ALL, NULL, write_ctrl},
-	{R_STATUS, R_STATUS, 0, 0, read_status, write_status},
-	{R_EECD, R_EECD, 0, 0x0010004fu, read_eecd, NULL},
-	{R_EERD, R_EERD, 0, ALL, NULL, write_eerd},
-	{R_CTRL_EXT, R_CTRL_EXT, 0, ALL, NULL, write_ctrl_ext},
-	{R_FLA, R_FLA, 0, ALL, NULL, NULL},
-	{R_MDIC, R_MDIC, 0, ALL, NULL, write_mdic},
-	{R_FCAL, R_FCT, 0, ALL, NULL, NULL},
-	{R_VET, R_VET, 0x8100, 0xffff, NULL, NULL},
-	{R_ICR, R_ICR, 0, 0, read_icr, write_icr},
-	{R_ITR, R_ITR, 0, 0xffff, NULL, NULL},
-	{R_ICS, R_ICS, 0, 0, NULL, write_ics},
-	{R_IMS, R_IMS, 0, 0, NULL, write_ims},
-	{R_IMC, R_IMC, 0, 0, NULL, write_imc},
-	{R_EIAC, R_EIAC, 0, 0x01f00000u, NULL, NULL},
-	{R_IAM, R_IAM, 0, ALL, NULL, NULL},
-	{R_IVAR, R_IVAR, 0, 0x800fffffu, NULL, write_ivar},
-	{R_EITR, R_EITR + 4 * (E1000E_VECTORS - 1), 0, 0xffff, NULL, NULL},
-	{R_RCTL, R_RCTL, 0, 0x7effffffu, NULL, write_rctl},
-	{R_FCTTV, R_FCTTV, 0, 0xffff, NULL, NULL},
-	{R_TCTL, R_TCTL, 0x00000008, ALL, NULL, write_tctl},
-	{R_TCTL_EXT, R_TCTL_EXT, 0, ALL, NULL, NULL},
-	{R_TIPG, R_TIPG, 0x00602008, ALL, NULL, NULL},
-	{R_AIT, R_AIT, 0, 0xffff, NULL, NULL},
-	{R_LEDCTL, R_LEDCTL, 0x07061302, ALL, NULL, NULL},
-	{R_EXTCNF_CTRL, R_PHY_CTRL, 0, ALL, NULL, NULL},
-	{R_PBA, R_PBA, 0x00140014, ALL, NULL, NULL},
-	{R_PBS, R_PBS, 0x28, ALL, NULL, NULL},
-	{R_EEMNGCTL, R_EEMNGCTL, 0x00040000, 0, NULL, NULL}, /* configuration is done */
-	{R_EEWR, R_EEWR, 2, ALL, NULL, write_eewr},
-	{R_FLOP, R_FLOP, 0, ALL, NULL, NULL},
-	{R_PBA_ECC, R_PBA_ECC, 0, ALL, NULL, NULL},
-	{R_ERT, R_ERT, 0, ALL, NULL, NULL},
-	{R_FCRTL, R_FCRTL, 0, ALL, NULL, NULL},
-	{R_FCRTH, R_FCRTH, 0, ALL, NULL, NULL},
-	{R_PSRCTL, R_PSRCTL, 0x00040402, 0x3f3f3f7f, NULL, NULL},
-	{R_RDFH, R_RDFH + 0x20, 0, ALL, NULL, NULL},
-	RING(R_RX_RING, 0x00010000, write_rdt),
-	RING(R_RX_RING + 0x100, 0x00010000, write_rdt),
-	{R_RSRPD, R_RSRPD, 0, 0xfff, NULL, NULL},
-	{R_RAID, R_RAID, 0, 0xffff, NULL, NULL},
-	{R_TDFH, R_TDFH + 0x20, 0, ALL, NULL, NULL},
-	RING(R_TX_RING, 0, write_tdt),
-	RING(R_TX_RING + 0x100, 0, write_tdt),
-	{R_STATISTICS, R_STATISTICS + 4 * (E1000E_STATISTICS - 1), 0, 0, read_counter, NULL},
-	{R_RXCSUM, R_RXCSUM, 0, 0x37ff, NULL, NULL},
-	{R_RFCTL, R_RFCTL, 0, ALL, NULL, NULL},
-	{R_MTA, R_MTA + 4 * 127, 0, ALL, NULL, NULL},
-	{R_RA, R_RA + 4 * 31, 0, ALL, NULL, NULL},
-	{R_VFTA, R_VFTA + 4 * 127, 0, ALL, NULL, NULL},
-	{R_WUC, R_WUC + 8, 0, ALL, NULL, NULL},
-	{R_MRQC, R_MRQC, 0, ALL, NULL, NULL},
-	{R_MANC, 0x5bfc - 0x100, 0, ALL, NULL, NULL}, /* manageability and wake-up patterns */
-	{R_GCR, R_FACTPS - 4, 0, ALL, NULL, NULL},
-	{R_FACTPS, R_FACTPS, 0, 0, NULL, NULL},
-	{R_SWSM, R_SWSM, 0, 3, read_swsm, NULL},
-	{R_FWSM, R_FWSM, 0, 0, NULL, NULL},
-	{R_FWSM + 4, 0x5bfc, 0, ALL, NULL, NULL}, /* SWSM2, SW_FW_SYNC, GCR2 */
-	{R_RETA, R_RETA + 4 * 31, 0, ALL, NULL, NULL},
-	{R_RSSRK, R_RSSRK + 4 * 9, 0, ALL, NULL, NULL},
-	{0x5f00, 0x5f50, 0, ALL, NULL, NULL}, /* flexible filters' lengths, CRC offset */
-	{0x9000, 0x9bfc, 0, ALL, NULL, NULL}, /* flexible filters */
-	{R_SYSTIML, R_SYSTIMH, 0, 0, read_systim, write_systim},
-	{R_TIMINCA, R_TIMINCA, 0, ALL, NULL, write_timinca},
-	{R_TSYNC, 0xb63c, 0, ALL, NULL, NULL},
+    {R_CTRL, R_CTRL, CTRL_FD | 0x00100200u, ALL, NULL, write_ctrl},
+    {R_STATUS, R_STATUS, 0, 0, read_status, write_status},
+    {R_EECD, R_EECD, 0, 0x0010004fu, read_eecd, NULL},
+    {R_EERD, R_EERD, 0, ALL, NULL, write_eerd},
+    {R_CTRL_EXT, R_CTRL_EXT, 0, ALL, NULL, write_ctrl_ext},
+    {R_FLA, R_FLA, 0, ALL, NULL, NULL},
+    {R_MDIC, R_MDIC, 0, ALL, NULL, write_mdic},
+    {R_FCAL, R_FCT, 0, ALL, NULL, NULL},
+    {R_VET, R_VET, 0x8100, 0xffff, NULL, NULL},
+    {R_ICR, R_ICR, 0, 0, read_icr, write_icr},
+    {R_ITR, R_ITR, 0, 0xffff, NULL, NULL},
+    {R_ICS, R_ICS, 0, 0, NULL, write_ics},
+    {R_IMS, R_IMS, 0, 0, NULL, write_ims},
+    {R_IMC, R_IMC, 0, 0, NULL, write_imc},
+    {R_EIAC, R_EIAC, 0, 0x01f00000u, NULL, NULL},
+    {R_IAM, R_IAM, 0, ALL, NULL, NULL},
+    {R_IVAR, R_IVAR, 0, 0x800fffffu, NULL, write_ivar},
+    {R_EITR, R_EITR + 4 * (E1000E_VECTORS - 1), 0, 0xffff, NULL, NULL},
+    {R_RCTL, R_RCTL, 0, 0x7effffffu, NULL, write_rctl},
+    {R_FCTTV, R_FCTTV, 0, 0xffff, NULL, NULL},
+    {R_TCTL, R_TCTL, 0x00000008, ALL, NULL, write_tctl},
+    {R_TCTL_EXT, R_TCTL_EXT, 0, ALL, NULL, NULL},
+    {R_TIPG, R_TIPG, 0x00602008, ALL, NULL, NULL},
+    {R_AIT, R_AIT, 0, 0xffff, NULL, NULL},
+    {R_LEDCTL, R_LEDCTL, 0x07061302, ALL, NULL, NULL},
+    {R_EXTCNF_CTRL, R_PHY_CTRL, 0, ALL, NULL, NULL},
+    {R_PBA, R_PBA, 0x00140014, ALL, NULL, NULL},
+    {R_PBS, R_PBS, 0x28, ALL, NULL, NULL},
+    {R_EEMNGCTL, R_EEMNGCTL, 0x00040000, 0, NULL, NULL}, /* configuration is done */
+    {R_EEWR, R_EEWR, 2, ALL, NULL, write_eewr},
+    {R_FLOP, R_FLOP, 0, ALL, NULL, NULL},
+    {R_PBA_ECC, R_PBA_ECC, 0, ALL, NULL, NULL},
+    {R_ERT, R_ERT, 0, ALL, NULL, NULL},
+    {R_FCRTL, R_FCRTL, 0, ALL, NULL, NULL},
+    {R_FCRTH, R_FCRTH, 0, ALL, NULL, NULL},
+    {R_PSRCTL, R_PSRCTL, 0x00040402, 0x3f3f3f7f, NULL, NULL},
+    {R_RDFH, R_RDFH + 0x20, 0, ALL, NULL, NULL},
+    RING(R_RX_RING, 0x00010000, write_rdt),
+    RING(R_RX_RING + 0x100, 0x00010000, write_rdt),
+    {R_RSRPD, R_RSRPD, 0, 0xfff, NULL, NULL},
+    {R_RAID, R_RAID, 0, 0xffff, NULL, NULL},
+    {R_TDFH, R_TDFH + 0x20, 0, ALL, NULL, NULL},
+    RING(R_TX_RING, 0, write_tdt),
+    RING(R_TX_RING + 0x100, 0, write_tdt),
+    {R_STATISTICS, R_STATISTICS + 4 * (E1000E_STATISTICS - 1), 0, 0, read_counter, NULL},
+    {R_RXCSUM, R_RXCSUM, 0, 0x37ff, NULL, NULL},
+    {R_RFCTL, R_RFCTL, 0, ALL, NULL, NULL},
+    {R_MTA, R_MTA + 4 * 127, 0, ALL, NULL, NULL},
+    {R_RA, R_RA + 4 * 31, 0, ALL, NULL, NULL},
+    {R_VFTA, R_VFTA + 4 * 127, 0, ALL, NULL, NULL},
+    {R_WUC, R_WUC + 8, 0, ALL, NULL, NULL},
+    {R_MRQC, R_MRQC, 0, ALL, NULL, NULL},
+    {R_MANC, 0x5bfc - 0x100, 0, ALL, NULL, NULL}, /* manageability and wake-up patterns */
+    {R_GCR, R_FACTPS - 4, 0, ALL, NULL, NULL},
+    {R_FACTPS, R_FACTPS, 0, 0, NULL, NULL},
+    {R_SWSM, R_SWSM, 0, 3, read_swsm, NULL},
+    {R_FWSM, R_FWSM, 0, 0, NULL, NULL},
+    {R_FWSM + 4, 0x5bfc, 0, ALL, NULL, NULL}, /* SWSM2, SW_FW_SYNC, GCR2 */
+    {R_RETA, R_RETA + 4 * 31, 0, ALL, NULL, NULL},
+    {R_RSSRK, R_RSSRK + 4 * 9, 0, ALL, NULL, NULL},
+    {0x5f00, 0x5f50, 0, ALL, NULL, NULL}, /* flexible filters' lengths, CRC offset */
+    {0x9000, 0x9bfc, 0, ALL, NULL, NULL}, /* flexible filters */
+    {R_SYSTIML, R_SYSTIMH, 0, 0, read_systim, write_systim},
+    {R_TIMINCA, R_TIMINCA, 0, ALL, NULL, write_timinca},
+    {R_TSYNC, 0xb63c, 0, ALL, NULL, NULL},
 };
 
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
@@ -352,7 +356,8 @@ void e1000e_write(struct e1000e *card, unsigned offset, uint32_t value)
 	if (row->write)
 		row->write(card, offset, row->writable ? value & row->writable : value);
 	else if (row->writable)
-		*e1000e_reg(card, offset) = (*e1000e_reg(card, offset) & ~row->writable) | (value & row->writable);
+		*e1000e_reg(card, offset) =
+		    (*e1000e_reg(card, offset) & ~row->writable) | (value & row->writable);
 }
 
 /* ---- counters ---- */
@@ -406,7 +411,8 @@ static uint64_t io_read(void *device, uint64_t offset, unsigned size)
 		return 0;
 	if (offset == IO_ADDRESS)
 		return card->io_address;
-	return offset == IO_DATA && card->io_address < E1000E_REGISTERS ? e1000e_read(card, card->io_address) : 0;
+	return offset == IO_DATA && card->io_address < E1000E_REGISTERS ? e1000e_read(card, card->io_address)
+	                                                                : 0;
 }
 
 static void io_write(void *device, uint64_t offset, unsigned size, uint64_t value)
@@ -452,11 +458,13 @@ static void port_link_changed(void *context, bool up)
 	e1000e_cause(context, CAUSE_LSC);
 }
 
-static const struct net_port_ops port_ops = {e1000e_receive, e1000e_received, port_sendable, port_link_changed};
+static const struct net_port_ops port_ops = {e1000e_receive, e1000e_received, port_sendable,
+                                             port_link_changed};
 
 /* ---- life ---- */
 
-/* "Initialization of Statistics" and "Software Reset": all but the PHY; the address comes from the NVM again. */
+/* "Initialization of Statistics" and "Software Reset": all but the PHY; the address comes from the NVM again.
+ */
 static void reset_mac(struct e1000e *card)
 {
 	uint32_t *ra = e1000e_reg(card, R_RA);
@@ -508,11 +516,11 @@ static void e1000e_destroy(void *state)
 static void setup_pci(struct e1000e *card, bool rom)
 {
 	static const struct pci_identity identity = {
-		.vendor = VENDOR_INTEL,
-		.device = DEVICE_82574L,
-		.subsystem_vendor = VENDOR_INTEL,
-		.class_code = 0x020000, /* an Ethernet controller */
-		.interrupt_pin = 1,
+	    .vendor = VENDOR_INTEL,
+	    .device = DEVICE_82574L,
+	    .subsystem_vendor = VENDOR_INTEL,
+	    .class_code = 0x020000, /* an Ethernet controller */
+	    .interrupt_pin = 1,
 	};
 	size_t rom_size;
 	unsigned pm;

@@ -1,7 +1,7 @@
 /*
  * Intel 82574L, the parts that share one card: registers (e1000e.c), PHY and NVM (e1000e_phy.c), interrupts
- * (e1000e_interrupt.c), transmit and receive. All under the machine lock. Rules: Intel 82574 GbE Controller Family
- * Datasheet; section titles in comments are its own. Register names are the datasheet's.
+ * (e1000e_interrupt.c), transmit and receive. All under the machine lock. Rules: Intel 82574 GbE Controller
+ * Family Datasheet; section titles in comments are its own. Register names are the datasheet's.
  */
 #ifndef NESTOR_DEVICE_E1000E_H
 #define NESTOR_DEVICE_E1000E_H
@@ -169,7 +169,7 @@
 struct e1000e_transmit {
 	uint8_t frame[NET_FRAME_MAX];
 	size_t size;
-	bool begun, bad; /* bad: too long, dropped at its end */
+	bool begun, bad;  /* bad: too long, dropped at its end */
 	uint32_t command; /* of its first descriptor: what counts for the frame */
 	uint8_t options;  /* POPTS of its first data descriptor, CSS of a legacy one */
 	uint16_t special;
@@ -188,7 +188,7 @@ struct e1000e {
 	uint16_t nvm[E1000E_NVM_WORDS];
 	uint16_t phy[E1000E_PHY_PAGES][32];
 	unsigned phy_page;
-	uint32_t told; /* causes that an interrupt has told of */
+	uint32_t told;                        /* causes that an interrupt has told of */
 	uint64_t quiet_until[E1000E_VECTORS]; /* ITR, EITR: no interrupt before, ns */
 	struct machine_timer throttle_timer, transmit_timer;
 	uint64_t throttle_at; /* what throttle_timer is armed for */

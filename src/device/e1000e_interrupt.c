@@ -1,15 +1,16 @@
 /*
- * Causes, masks, and what is told of them: by INTx as a level, by MSI and MSI-X as messages, one for each cause that
- * becomes visible, and none sooner after the last than the throttle registers allow. Rules: "Interrupts".
+ * Causes, masks, and what is told of them: by INTx as a level, by MSI and MSI-X as messages, one for each
+ * cause that becomes visible, and none sooner after the last than the throttle registers allow. Rules:
+ * "Interrupts".
  */
 #include "device/e1000e.h"
 
 #include "machine/machine.h"
 
-#define THROTTLE_NS   256 /* unit of ITR and EITR */
-#define QUEUE_CAUSES  5   /* RXQ0, RXQ1, TXQ0, TXQ1, other: bits 20 to 24, INT_Alloc 0 to 4 */
-#define FIRST_CAUSE   20
-#define IVAR_VALID    8
+#define THROTTLE_NS  256 /* unit of ITR and EITR */
+#define QUEUE_CAUSES 5   /* RXQ0, RXQ1, TXQ0, TXQ1, other: bits 20 to 24, INT_Alloc 0 to 4 */
+#define FIRST_CAUSE  20
+#define IVAR_VALID   8
 
 static uint32_t visible(struct e1000e *card)
 {
@@ -39,7 +40,8 @@ static void update_msix(struct e1000e *card)
 		uint32_t cause = 1u << (FIRST_CAUSE + i), own = *e1000e_reg(card, R_EIAC) & cause;
 		unsigned allocated = *e1000e_reg(card, R_IVAR) >> (4 * i) & 15, vector = allocated & 7;
 
-		if (!(visible(card) & cause & ~card->told) || !(allocated & IVAR_VALID) || vector >= E1000E_VECTORS ||
+		if (!(visible(card) & cause & ~card->told) || !(allocated & IVAR_VALID) ||
+		    vector >= E1000E_VECTORS ||
 		    !may_tell(card, vector, *e1000e_reg(card, R_EITR + 4 * vector)))
 			continue;
 		pci_send_msix(&card->pci, vector);

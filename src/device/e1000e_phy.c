@@ -1,7 +1,7 @@
 /*
- * The internal PHY behind MDIC, and the NVM behind EERD and EEWR. The PHY's registers 0-15 are those of IEEE 802.3
- * clause 22, the others are paged; link comes up at once, at 1000 Mb/s full duplex. The NVM holds what drivers look
- * at, with its checksum; what they write to it is forgotten at the end.
+ * The internal PHY behind MDIC, and the NVM behind EERD and EEWR. The PHY's registers 0-15 are those of IEEE
+ * 802.3 clause 22, the others are paged; link comes up at once, at 1000 Mb/s full duplex. The NVM holds what
+ * drivers look at, with its checksum; what they write to it is forgotten at the end.
  */
 #include "device/e1000e.h"
 
@@ -29,10 +29,10 @@
 #define PHY_STATUS1000  10
 #define PHY_SPECIFIC    17
 
-#define NVM_START       0x1u
-#define NVM_DONE        0x2u
-#define NVM_CHECKSUM    0x3f
-#define NVM_SUM         0xbaba
+#define NVM_START    0x1u
+#define NVM_DONE     0x2u
+#define NVM_CHECKSUM 0x3f
+#define NVM_SUM      0xbaba
 
 /* ---- NVM ---- */
 
@@ -43,17 +43,16 @@ void e1000e_nvm_init(struct e1000e *card, const uint8_t *mac)
 		uint8_t word;
 		uint16_t value;
 	} words[] = {
-		{0x03, 0x0420}, /* compatibility */
-		{0x05, 0x2010}, /* image version 2.1.0 */
-		{0x0a, 0x4b08}, /* initialization control 1 */
-		{0x0b, 0x0000}, /* subsystem ID */
-		{0x0c, 0x8086}, /* subsystem vendor ID */
-		{0x0d, 0x10d3}, /* device ID */
-		{0x0e, 0x8086},
-		{0x0f, 0x1064}, /* initialization control 2: no manageability */
-		{0x10, 0xffff}, /* software defined pins */
-		{0x37, 0xffff}, /* no alternate address */
-		{0x38, 0xffff},
+	    {0x03, 0x0420},                 /* compatibility */
+	    {0x05, 0x2010},                 /* image version 2.1.0 */
+	    {0x0a, 0x4b08},                 /* initialization control 1 */
+	    {0x0b, 0x0000},                 /* subsystem ID */
+	    {0x0c, 0x8086},                 /* subsystem vendor ID */
+	    {0x0d, 0x10d3},                 /* device ID */
+	    {0x0e, 0x8086}, {0x0f, 0x1064}, /* initialization control 2: no manageability */
+	    {0x10, 0xffff},                 /* software defined pins */
+	    {0x37, 0xffff},                 /* no alternate address */
+	    {0x38, 0xffff},
 	};
 	uint16_t sum = 0;
 
@@ -91,11 +90,11 @@ void e1000e_eewr(struct e1000e *card, uint32_t value)
 void e1000e_phy_reset(struct e1000e *card)
 {
 	static const uint16_t first[] = {
-		[PHY_BMCR] = 0x1140, [PHY_BMSR] = 0x7949, [PHY_ID1] = 0x0141, [PHY_ID2] = 0x0cb1,
-		[4] = 0x0de1, /* advertised: 10 and 100, pause */
-		[5] = 0xcde1, /* what the partner does: the same */
-		[6] = 0x000d, [7] = 0x2001, [9] = 0x0e00, [15] = 0x3000,
-		[16] = 0x0068, [20] = 0x0d60, [26] = 0x0080, [31] = 0,
+	    [PHY_BMCR] = 0x1140, [PHY_BMSR] = 0x7949, [PHY_ID1] = 0x0141, [PHY_ID2] = 0x0cb1,
+	    [4] = 0x0de1, /* advertised: 10 and 100, pause */
+	    [5] = 0xcde1, /* what the partner does: the same */
+	    [6] = 0x000d,        [7] = 0x2001,        [9] = 0x0e00,       [15] = 0x3000,
+	    [16] = 0x0068,       [20] = 0x0d60,       [26] = 0x0080,      [31] = 0,
 	};
 
 	memset(card->phy, 0, sizeof(card->phy));
@@ -150,7 +149,8 @@ static void phy_write(struct e1000e *card, unsigned number, uint16_t value)
 			card->phy[card->phy_page][number] = value;
 	} else if (number == PHY_BMCR) {
 		write_control(card, value);
-	} else if (number != PHY_BMSR && number != PHY_ID1 && number != PHY_ID2 && number != 5 && number != 6) {
+	} else if (number != PHY_BMSR && number != PHY_ID1 && number != PHY_ID2 && number != 5 &&
+	           number != 6) {
 		card->phy[0][number] = value;
 	}
 }

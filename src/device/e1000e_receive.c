@@ -1,6 +1,6 @@
 /*
- * Filters, offloads and receive descriptors: legacy, extended, and split over several buffers. Rules: "Receive
- * Functionality". A frame that finds no descriptors waits for some: the network holds it back.
+ * Filters, offloads and receive descriptors: legacy, extended, and split over several buffers. Rules:
+ * "Receive Functionality". A frame that finds no descriptors waits for some: the network holds it back.
  */
 #include "device/e1000e.h"
 
@@ -9,13 +9,13 @@
 #include "machine/dma.h"
 #include "machine/machine.h"
 
-#define FCS_SIZE        4
-#define TAG_SIZE        4
-#define ADDRESSES       16
-#define ADDRESS_VALID   0x80000000u /* RAH.AV */
-#define UNIT            16
-#define DESCRIPTOR_MAX  32
-#define SPLIT_BUFFERS   4
+#define FCS_SIZE       4
+#define TAG_SIZE       4
+#define ADDRESSES      16
+#define ADDRESS_VALID  0x80000000u /* RAH.AV */
+#define UNIT           16
+#define DESCRIPTOR_MAX 32
+#define SPLIT_BUFFERS  4
 
 /* Status and errors, as extended descriptors have them; legacy ones have the low bytes of each. */
 #define S_DD    0x001u
@@ -30,11 +30,11 @@
 
 /* MRQC's fields and the hash types that a descriptor tells. */
 #define MRQC_ENABLE(value) (((value)&3) == 1)
-#define MRQC_IPV4_TCP 0x00010000u
-#define MRQC_IPV4     0x00020000u
-#define MRQC_IPV6     0x00100000u
-#define MRQC_IPV6_TCP 0x00200000u
-#define MRQC_IPV6_TCP_EX 0x00040000u
+#define MRQC_IPV4_TCP      0x00010000u
+#define MRQC_IPV4          0x00020000u
+#define MRQC_IPV6          0x00100000u
+#define MRQC_IPV6_TCP      0x00200000u
+#define MRQC_IPV6_TCP_EX   0x00040000u
 
 /* What is known of a frame on its way into memory. */
 struct reception {
@@ -51,7 +51,8 @@ struct reception {
 struct ring {
 	uint32_t *reg;
 	uint64_t base;
-	uint32_t count; /* of units of 16 bytes: what the head and the tail count, also where descriptors are larger */
+	uint32_t count; /* of units of 16 bytes: what the head and the tail count, also where descriptors are
+	                   larger */
 	uint32_t size;  /* bytes of a descriptor */
 	bool extended, split;
 	size_t buffer[SPLIT_BUFFERS]; /* sizes */
@@ -76,7 +77,8 @@ static bool matches_address(struct e1000e *card, const uint8_t *mac)
 static bool matches_multicast(struct e1000e *card, const uint8_t *mac)
 {
 	static const uint8_t shift[] = {4, 3, 2, 0};
-	unsigned bits = ((unsigned)mac[5] << 8 | mac[4]) >> shift[*e1000e_reg(card, R_RCTL) >> 12 & 3] & 0xfff;
+	unsigned bits =
+	    ((unsigned)mac[5] << 8 | mac[4]) >> shift[*e1000e_reg(card, R_RCTL) >> 12 & 3] & 0xfff;
 
 	return *e1000e_reg(card, R_MTA + 4 * (bits >> 5)) >> (bits & 31) & 1;
 }
@@ -85,7 +87,8 @@ static bool is_tagged(struct e1000e *card, const uint8_t *frame, size_t size)
 {
 	uint32_t type = *e1000e_reg(card, R_VET);
 
-	return size >= NET_HEADER_SIZE + TAG_SIZE && frame[12] == (uint8_t)(type >> 8) && frame[13] == (uint8_t)type;
+	return size >= NET_HEADER_SIZE + TAG_SIZE && frame[12] == (uint8_t)(type >> 8) &&
+	       frame[13] == (uint8_t)type;
 }
 
 /* "Packet Address Filtering" */
@@ -113,7 +116,7 @@ static void count_received(struct e1000e *card, const uint8_t *frame, size_t siz
 {
 	static const uint8_t broadcast[NET_MAC_SIZE] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
-	e1000e_count(card, 0x74, 1);              /* GPRC */
+	e1000e_count(card, 0x74, 1);                 /* GPRC */
 	e1000e_count64(card, 0x88, size + FCS_SIZE); /* GORC */
 	e1000e_count_size(card, 0x5c, size + FCS_SIZE);
 	if (!memcmp(frame, broadcast, NET_MAC_SIZE))
@@ -163,7 +166,8 @@ static void find_hash(struct e1000e *card, const struct net_parsed *parsed, stru
 }
 
 /* "Receive Packet Checksum Offloading". good: they are known to be right. */
-static void find_checksums(struct e1000e *card, const struct net_parsed *parsed, bool good, struct reception *reception)
+static void find_checksums(struct e1000e *card, const struct net_parsed *parsed, bool good,
+                           struct reception *reception)
 {
 	uint32_t control = *e1000e_reg(card, R_RXCSUM);
 	unsigned start = control & 0xff;
@@ -182,10 +186,12 @@ static void find_checksums(struct e1000e *card, const struct net_parsed *parsed,
 	if (!(reception->status & (S_IPCS | S_TCPCS)))
 		reception->status |= S_IXSM;
 	if (parsed->ip_version == 4)
-		reception->ip_id = (uint16_t)(reception->data[parsed->ip_start + 4] << 8 | reception->data[parsed->ip_start + 5]);
+		reception->ip_id = (uint16_t)(reception->data[parsed->ip_start + 4] << 8 |
+		                              reception->data[parsed->ip_start + 5]);
 	reception->hashed = control & RXCSUM_PCSD;
 	if (!reception->hashed && start < reception->size)
-		reception->packet_sum = (uint16_t)~net_sum_finish(net_sum(reception->data + start, reception->size - start, 0));
+		reception->packet_sum =
+		    (uint16_t)~net_sum_finish(net_sum(reception->data + start, reception->size - start, 0));
 }
 
 static uint32_t frame_check(const uint8_t *data, size_t size)
@@ -313,7 +319,8 @@ static void fill(struct e1000e *card, const struct ring *ring, const struct rece
 		uint64_t gpa;
 
 		/* Headers alone go to the first buffer of a split descriptor, where they fit. */
-		if (ring->split && i == 0 && *at == 0 && reception->header_size && reception->header_size < size)
+		if (ring->split && i == 0 && *at == 0 && reception->header_size &&
+		    reception->header_size < size)
 			size = reception->header_size;
 		memcpy(&gpa, descriptor + 8 * (i & (ring->split ? 3 : 0)), sizeof(gpa));
 		if (size)
@@ -329,7 +336,8 @@ static void fill(struct e1000e *card, const struct ring *ring, const struct rece
 /* Are fewer descriptors left than RCTL.RDMTS says: a half, a quarter, an eighth? */
 static bool is_low(struct e1000e *card, const struct ring *ring)
 {
-	return ring_free(ring) <= ring->count / (ring->size / UNIT) >> (1 + (*e1000e_reg(card, R_RCTL) >> 8 & 3));
+	return ring_free(ring) <= ring->count / (ring->size / UNIT) >>
+	       (1 + (*e1000e_reg(card, R_RCTL) >> 8 & 3));
 }
 
 /* The frame into memory. False where there are not enough descriptors. */
@@ -348,7 +356,8 @@ static bool store(struct e1000e *card, struct reception *reception)
 	}
 	while (at < reception->size)
 		fill(card, &ring, reception, &at);
-	card->received |= CAUSE_RXT0 | CAUSE_RXQ0 << reception->queue | (!low && is_low(card, &ring) ? CAUSE_RXDMT0 : 0);
+	card->received |=
+	    CAUSE_RXT0 | CAUSE_RXQ0 << reception->queue | (!low && is_low(card, &ring) ? CAUSE_RXDMT0 : 0);
 	return true;
 }
 
@@ -399,11 +408,12 @@ bool e1000e_receive(void *context, const struct net_frame *frame)
 {
 	struct e1000e *card = context;
 
-	if (!(*e1000e_reg(card, R_RCTL) & RCTL_EN) || *e1000e_reg(card, R_RCTL) & RCTL_LBM || !e1000e_link(card))
+	if (!(*e1000e_reg(card, R_RCTL) & RCTL_EN) || *e1000e_reg(card, R_RCTL) & RCTL_LBM ||
+	    !e1000e_link(card))
 		return true;
 	if (!receive(card, frame->data, frame->size, frame->good))
 		return false;
-	e1000e_count(card, 0xd0, 1); /* TPR */
+	e1000e_count(card, 0xd0, 1);                        /* TPR */
 	e1000e_count64(card, 0xc0, frame->size + FCS_SIZE); /* TOR */
 	return true;
 }

@@ -1,7 +1,7 @@
 /*
- * Transmit descriptors: legacy, context and data. A frame is put together from its descriptors' buffers and goes to
- * the network with what the hardware is to do for it: checksums, segmentation, a VLAN tag. Rules: "Transmit
- * Functionality".
+ * Transmit descriptors: legacy, context and data. A frame is put together from its descriptors' buffers and
+ * goes to the network with what the hardware is to do for it: checksums, segmentation, a VLAN tag. Rules:
+ * "Transmit Functionality".
  */
 #include "device/e1000e.h"
 
@@ -10,27 +10,27 @@
 #include "machine/dma.h"
 #include "machine/machine.h"
 
-#define DESCRIPTOR_SIZE      16
-#define DESCRIPTORS_AT_ONCE  512 /* then other users of the machine lock get their turn */
+#define DESCRIPTOR_SIZE     16
+#define DESCRIPTORS_AT_ONCE 512 /* then other users of the machine lock get their turn */
 
 /* The third doubleword, of all kinds. */
-#define D_EOP  0x01000000u
-#define D_IC   0x04000000u /* legacy */
-#define D_TSE  0x04000000u /* data and context */
-#define D_RS   0x08000000u
-#define D_DEXT 0x20000000u
-#define D_VLE  0x40000000u
+#define D_EOP        0x01000000u
+#define D_IC         0x04000000u /* legacy */
+#define D_TSE        0x04000000u /* data and context */
+#define D_RS         0x08000000u
+#define D_DEXT       0x20000000u
+#define D_VLE        0x40000000u
 #define D_TYPE(word) ((word) >> 20 & 15)
-#define TYPE_DATA 1
+#define TYPE_DATA    1
 /* In a context, in the same place. */
-#define D_TCP  0x01000000u
+#define D_TCP 0x01000000u
 
 #define OPTION_IXSM 1
 #define OPTION_TXSM 2
 
 #define STATUS_DD 1
 
-#define TAG_SIZE 4
+#define TAG_SIZE  4
 #define TAG_PLACE 12
 
 struct descriptor {
@@ -49,7 +49,8 @@ static struct net_offload offload_of(const struct e1000e_transmit *transmit)
 	if (!(transmit->command & D_DEXT)) {
 		/* Legacy: CSO and CSS; the frame's end. */
 		if (transmit->command & D_IC)
-			offload.sum = (struct net_checksum){true, transmit->options, (uint8_t)(transmit->command >> 16), 0};
+			offload.sum = (struct net_checksum){true, transmit->options,
+			                                    (uint8_t)(transmit->command >> 16), 0};
 		return offload;
 	}
 	if (transmit->command & D_TSE) {
@@ -93,10 +94,10 @@ static void count_sent(struct e1000e *card, const uint8_t *frame, size_t size)
 {
 	static const uint8_t broadcast[NET_MAC_SIZE] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
-	e1000e_count(card, 0x80, 1);            /* GPTC */
-	e1000e_count64(card, 0x90, size + 4);   /* GOTC */
-	e1000e_count64(card, 0xc8, size + 4);   /* TOT */
-	e1000e_count(card, 0xd4, 1);            /* TPT */
+	e1000e_count(card, 0x80, 1);          /* GPTC */
+	e1000e_count64(card, 0x90, size + 4); /* GOTC */
+	e1000e_count64(card, 0xc8, size + 4); /* TOT */
+	e1000e_count(card, 0xd4, 1);          /* TPT */
 	e1000e_count_size(card, 0xd8, size + 4);
 	if (!memcmp(frame, broadcast, NET_MAC_SIZE))
 		e1000e_count(card, 0xf4, 1); /* BPTC */
@@ -114,7 +115,8 @@ static void loop_back(struct e1000e *card, struct e1000e_transmit *transmit, con
                       const struct net_offload *offload)
 {
 	if (tag && transmit->size + TAG_SIZE <= sizeof(transmit->frame)) {
-		memmove(transmit->frame + TAG_PLACE + TAG_SIZE, transmit->frame + TAG_PLACE, transmit->size - TAG_PLACE);
+		memmove(transmit->frame + TAG_PLACE + TAG_SIZE, transmit->frame + TAG_PLACE,
+		        transmit->size - TAG_PLACE);
 		memcpy(transmit->frame + TAG_PLACE, tag, TAG_SIZE);
 		transmit->size += TAG_SIZE;
 	}
@@ -202,7 +204,8 @@ static bool transmit_queue(struct e1000e *card, unsigned queue)
 {
 	uint32_t *ring = e1000e_reg(card, R_TX_RING + 0x100 * queue);
 	uint64_t base = (uint64_t)ring[RING_BAH / 4] << 32 | ring[RING_BAL / 4];
-	uint32_t count = ring[RING_LEN / 4] / DESCRIPTOR_SIZE, *head = &ring[RING_HEAD / 4], tail = ring[RING_TAIL / 4];
+	uint32_t count = ring[RING_LEN / 4] / DESCRIPTOR_SIZE, *head = &ring[RING_HEAD / 4],
+	         tail = ring[RING_TAIL / 4];
 	struct e1000e_transmit *transmit = &card->transmit[queue];
 	uint32_t causes = 0;
 	unsigned left = DESCRIPTORS_AT_ONCE;
@@ -213,7 +216,8 @@ static bool transmit_queue(struct e1000e *card, unsigned queue)
 		uint64_t at = base + (uint64_t)*head * DESCRIPTOR_SIZE;
 		struct descriptor descriptor;
 
-		if (dma_read(card->machine, at, &descriptor, sizeof(descriptor)) || !take(card, transmit, &descriptor))
+		if (dma_read(card->machine, at, &descriptor, sizeof(descriptor)) ||
+		    !take(card, transmit, &descriptor))
 			break;
 		if (descriptor.word[2] & D_RS) {
 			uint32_t status = descriptor.word[3] | STATUS_DD;

@@ -12,10 +12,13 @@
 
 /* Under the deterministic clock: how long a frame takes to the network, and the longest wait of the host for
  * connections to outside when it is looked at. */
-#define WIRE_NS     20000u
-#define OUTSIDE_MS  1u
-#define ROM_MAX     (1u << 20)
-#define ROM_FOLDERS {"/usr/lib/ipxe/qemu", "/usr/share/qemu", "/usr/share/ipxe/qemu"}
+#define WIRE_NS    20000u
+#define OUTSIDE_MS 1u
+#define ROM_MAX    (1u << 20)
+#define ROM_FOLDERS                                                                                          \
+	{                                                                                                    \
+		"/usr/lib/ipxe/qemu", "/usr/share/qemu", "/usr/share/ipxe/qemu"                              \
+	}
 
 struct net_port {
 	struct machine *machine;
@@ -106,7 +109,8 @@ static void timer_expired(void *context)
 
 /* ---- from the card ---- */
 
-bool net_port_send(struct net_port *port, const struct iovec *piece, unsigned count, const struct net_offload *offload)
+bool net_port_send(struct net_port *port, const struct iovec *piece, unsigned count,
+                   const struct net_offload *offload)
 {
 	if (port->threaded)
 		return net_send(port->net, piece, count, offload);

@@ -1,7 +1,7 @@
 /*
- * virtio-net: one pair of queues and a control queue. What the driver leaves to the device (checksums, segmentation) is
- * done by the network (net/offload.h), so CSUM and HOST_TSO are offered for every network. Rules: Virtual I/O Device
- * (VIRTIO) Version 1.2, "Network Device".
+ * virtio-net: one pair of queues and a control queue. What the driver leaves to the device (checksums,
+ * segmentation) is done by the network (net/offload.h), so CSUM and HOST_TSO are offered for every network.
+ * Rules: Virtual I/O Device (VIRTIO) Version 1.2, "Network Device".
  */
 #include "device/virtio.h"
 
@@ -54,15 +54,23 @@ _Static_assert(sizeof(struct header) == 12, "struct virtio_net_hdr");
 #define LEGACY_HEADER_SIZE 10
 
 /* "Control Virtqueue" */
-#define CONTROL_RX       0
-#define CONTROL_MAC      1
-#define CONTROL_VLAN     2
-#define CONTROL_OK       0
-#define CONTROL_ERROR    1
-#define MAC_TABLE_SET    0
-#define MAC_ADDRESS_SET  1
+#define CONTROL_RX      0
+#define CONTROL_MAC     1
+#define CONTROL_VLAN    2
+#define CONTROL_OK      0
+#define CONTROL_ERROR   1
+#define MAC_TABLE_SET   0
+#define MAC_ADDRESS_SET 1
 
-enum rx_mode { RX_PROMISCUOUS, RX_ALL_MULTICAST, RX_ALL_UNICAST, RX_NO_MULTICAST, RX_NO_UNICAST, RX_NO_BROADCAST, RX_MODES };
+enum rx_mode {
+	RX_PROMISCUOUS,
+	RX_ALL_MULTICAST,
+	RX_ALL_UNICAST,
+	RX_NO_MULTICAST,
+	RX_NO_UNICAST,
+	RX_NO_BROADCAST,
+	RX_MODES
+};
 
 #define QUEUE_SIZE         256
 #define CONTROL_QUEUE_SIZE 64
@@ -95,13 +103,16 @@ struct virtio_net {
 
 static size_t header_size(const struct virtio_net *net)
 {
-	return virtio_has(&net->virtio, VIRTIO_F_VERSION_1 | F_MRG_RXBUF) ? sizeof(struct header) : LEGACY_HEADER_SIZE;
+	return virtio_has(&net->virtio, VIRTIO_F_VERSION_1 | F_MRG_RXBUF) ? sizeof(struct header)
+	                                                                  : LEGACY_HEADER_SIZE;
 }
 
 /* ---- sending ---- */
 
-/* What the header asks for, as the network wants it. False where it makes no sense: the frame goes as it is. */
-static bool offload_of(const struct header *header, const struct virtio_chain *chain, size_t at, struct net_offload *offload)
+/* What the header asks for, as the network wants it. False where it makes no sense: the frame goes as it is.
+ */
+static bool offload_of(const struct header *header, const struct virtio_chain *chain, size_t at,
+                       struct net_offload *offload)
 {
 	uint8_t gso = header->gso_type & (uint8_t)~GSO_ECN, byte;
 
@@ -116,7 +127,8 @@ static bool offload_of(const struct header *header, const struct virtio_chain *c
 		return true;
 	if ((gso != GSO_TCPV4 && gso != GSO_TCPV6) || !header->gso_size)
 		return false;
-	/* The data offset of the TCP header is what says where the payload begins; header_size is but a hint. */
+	/* The data offset of the TCP header is what says where the payload begins; header_size is but a hint.
+	 */
 	if (virtio_chain_read(chain, at + header->checksum_start + 12, &byte, 1) != 1)
 		return false;
 	offload->segment = header->gso_size;
@@ -147,7 +159,8 @@ static bool send_chain(struct virtio_net *net, const struct virtio_chain *chain)
 	if (chain->readable_size <= at || chain->readable_size - at > NET_FRAME_MAX ||
 	    virtio_chain_read(chain, 0, &header, at) != at)
 		return true;
-	count = virtio_iov_slice(piece, chain->readable, chain->readable_count, at, chain->readable_size - at, &size);
+	count = virtio_iov_slice(piece, chain->readable, chain->readable_count, at, chain->readable_size - at,
+	                         &size);
 	if (!offload_of(&header, chain, at, &offload))
 		memset(&offload, 0, sizeof(offload));
 	return net_port_send(net->port, piece, count, &offload);
@@ -216,9 +229,11 @@ static bool wanted(const struct virtio_net *net, const uint8_t *frame, size_t si
 	if (!memcmp(frame, broadcast, NET_MAC_SIZE))
 		return !net->mode[RX_NO_BROADCAST];
 	if (frame[0] & 1)
-		return !net->mode[RX_NO_MULTICAST] && (net->mode[RX_ALL_MULTICAST] || in_table(&net->multicast, frame));
-	return !net->mode[RX_NO_UNICAST] && (net->mode[RX_ALL_UNICAST] || !memcmp(frame, net->mac, NET_MAC_SIZE) ||
-	                                     in_table(&net->unicast, frame));
+		return !net->mode[RX_NO_MULTICAST] &&
+		       (net->mode[RX_ALL_MULTICAST] || in_table(&net->multicast, frame));
+	return !net->mode[RX_NO_UNICAST] &&
+	       (net->mode[RX_ALL_UNICAST] || !memcmp(frame, net->mac, NET_MAC_SIZE) ||
+	        in_table(&net->unicast, frame));
 }
 
 /* The next chain to receive into. Where there is none the driver is asked to notify of the next. */
@@ -235,7 +250,8 @@ static struct virtio_chain *receive_chain(struct virtio_net *net)
 	return virtqueue_pop(queue);
 }
 
-/* Takes chains for `size` bytes. Returns how many; 0 where there are not enough now, *never where there cannot be. */
+/* Takes chains for `size` bytes. Returns how many; 0 where there are not enough now, *never where there
+ * cannot be. */
 static unsigned gather(struct virtio_net *net, struct virtio_chain **chain, size_t size, bool *never)
 {
 	unsigned count = 0, most = virtio_has(&net->virtio, F_MRG_RXBUF) ? BUFFERS_MAX : 1;
@@ -273,7 +289,8 @@ static bool port_receive(void *card, const struct net_frame *frame)
 	unsigned count;
 	bool never;
 
-	if (!virtio_running(&net->virtio) || !net->receive_queue->enabled || !wanted(net, frame->data, frame->size))
+	if (!virtio_running(&net->virtio) || !net->receive_queue->enabled ||
+	    !wanted(net, frame->data, frame->size))
 		return true;
 	count = gather(net, chain, head + frame->size, &never);
 	if (!count) {
@@ -330,7 +347,8 @@ static bool read_table(struct mac_table *table, const struct virtio_chain *chain
 {
 	uint32_t count;
 
-	if (virtio_chain_read(chain, *at, &count, 4) != 4 || count > (chain->readable_size - *at - 4) / NET_MAC_SIZE)
+	if (virtio_chain_read(chain, *at, &count, 4) != 4 ||
+	    count > (chain->readable_size - *at - 4) / NET_MAC_SIZE)
 		return false;
 	*at += 4;
 	table->overflow = count > MACS_MAX;
@@ -351,7 +369,8 @@ static bool control_mac(struct virtio_net *net, uint8_t command, const struct vi
 		memcpy(net->virtio.config + CONFIG_MAC, net->mac, NET_MAC_SIZE);
 		return true;
 	}
-	if (command != MAC_TABLE_SET || !read_table(&unicast, chain, &at) || !read_table(&multicast, chain, &at))
+	if (command != MAC_TABLE_SET || !read_table(&unicast, chain, &at) ||
+	    !read_table(&multicast, chain, &at))
 		return false;
 	net->unicast = unicast;
 	net->multicast = multicast;
@@ -456,9 +475,9 @@ static void virtio_net_destroy(void *device)
 }
 
 static const struct virtio_ops virtio_net_ops = {
-	.reset = virtio_net_reset,
-	.config_write = virtio_net_config_write,
-	.destroy = virtio_net_destroy,
+    .reset = virtio_net_reset,
+    .config_write = virtio_net_config_write,
+    .destroy = virtio_net_destroy,
 };
 
 static const struct net_port_ops port_ops = {port_receive, port_received, port_sendable, port_link_changed};
@@ -468,13 +487,13 @@ int virtio_net_create(struct machine *machine, unsigned index)
 	const struct net_config *config = &machine->config.net[index];
 	struct virtio_net *net = calloc(1, sizeof(*net));
 	struct virtio_setup setup = {
-		.type = VIRTIO_ID_NET,
-		.class_code = 0x020000, /* an Ethernet controller */
-		.features = F_CSUM | F_GUEST_CSUM | F_MAC | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN | F_MRG_RXBUF | F_STATUS |
-			    F_CTRL_VQ | F_CTRL_RX | F_CTRL_VLAN | F_CTRL_RX_EXTRA | F_CTRL_MAC_ADDR,
-		.config_size = CONFIG_SIZE,
-		.ops = &virtio_net_ops,
-		.device = net,
+	    .type = VIRTIO_ID_NET,
+	    .class_code = 0x020000, /* an Ethernet controller */
+	    .features = F_CSUM | F_GUEST_CSUM | F_MAC | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN | F_MRG_RXBUF |
+	                F_STATUS | F_CTRL_VQ | F_CTRL_RX | F_CTRL_VLAN | F_CTRL_RX_EXTRA | F_CTRL_MAC_ADDR,
+	    .config_size = CONFIG_SIZE,
+	    .ops = &virtio_net_ops,
+	    .device = net,
 	};
 	int error;
 

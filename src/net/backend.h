@@ -1,4 +1,5 @@
-/* What a kind of network offers net.c. Everything runs in the network's thread, or in net_open, net_poll, net_close. */
+/* What a kind of network offers net.c. Everything runs in the network's thread, or in net_open, net_poll,
+ * net_close. */
 #ifndef NESTOR_NET_BACKEND_H
 #define NESTOR_NET_BACKEND_H
 
@@ -17,10 +18,11 @@ struct net_backend {
 	/* Sends a frame that needs nothing done to it. May call net_let_in. */
 	void (*send)(void *state, uint8_t *frame, size_t size);
 	/*
-	 * One round: waits until there is something to do, wake_fd (-1: none) is readable, or timeout_ms have passed
-	 * (-1: for ever), and does it; frames from outside go to net_let_in, and are left where they are unless
-	 * `receiving`. outside_ms: wait that long, instead of timeout_ms, if connections to outside exist. Returns
-	 * when to be called again at the latest, in ms (-1: when a frame is sent).
+	 * One round: waits until there is something to do, wake_fd (-1: none) is readable, or timeout_ms have
+	 * passed
+	 * (-1: for ever), and does it; frames from outside go to net_let_in, and are left where they are
+	 * unless `receiving`. outside_ms: wait that long, instead of timeout_ms, if connections to outside
+	 * exist. Returns when to be called again at the latest, in ms (-1: when a frame is sent).
 	 */
 	int (*round)(void *state, int wake_fd, bool receiving, int timeout_ms, int outside_ms);
 };

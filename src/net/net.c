@@ -1,6 +1,7 @@
 /*
- * The two queues of a network and its thread. Frames to send come from any thread under `lock`, which is held for the
- * copy of a pointer only; frames from outside belong to the network's thread, which hands them to the card.
+ * The two queues of a network and its thread. Frames to send come from any thread under `lock`, which is held
+ * for the copy of a pointer only; frames from outside belong to the network's thread, which hands them to the
+ * card.
  */
 #include "net/net.h"
 
@@ -221,8 +222,8 @@ static bool serve_out(struct net *net, bool *resumed)
 	closing = net->closing;
 	pthread_mutex_unlock(&net->lock);
 	while ((frame = queue_take(&batch))) {
-		net_offload_do(&frame->offload, frame->data, frame->size, net->ops->large ? LARGE_SEGMENT : 0, send_one,
-		               net);
+		net_offload_do(&frame->offload, frame->data, frame->size, net->ops->large ? LARGE_SEGMENT : 0,
+		               send_one, net);
 		free(frame);
 	}
 	if (refused && !closing && net->receiver.sendable)
@@ -319,9 +320,11 @@ uint64_t net_poll(struct net *net, unsigned wait_ms)
 	return next < 0 ? UINT64_MAX : (uint64_t)next * 1000000u;
 }
 
-int net_open(struct net **result, const struct net_config *config, const struct net_receiver *receiver, bool threaded)
+int net_open(struct net **result, const struct net_config *config, const struct net_receiver *receiver,
+             bool threaded)
 {
-	static const struct net_backend *const kinds[] = {[NET_USER] = &net_backend_user, [NET_TAP] = &net_backend_tap};
+	static const struct net_backend *const kinds[] = {
+	    [NET_USER] = &net_backend_user, [NET_TAP] = &net_backend_tap};
 	struct net *net = calloc(1, sizeof(*net));
 	sigset_t previous;
 	int error;
@@ -337,8 +340,9 @@ int net_open(struct net **result, const struct net_config *config, const struct 
 	queue_init(&net->out);
 	pthread_mutex_init(&net->lock, NULL);
 	net->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	error = net->wake_fd < 0 ? error_set(errno, "--net: cannot make an event descriptor: %s", strerror(errno))
-				 : net->ops->open(&net->backend, net, config);
+	error = net->wake_fd < 0
+	            ? error_set(errno, "--net: cannot make an event descriptor: %s", strerror(errno))
+	            : net->ops->open(&net->backend, net, config);
 	if (!error && threaded) {
 		block_signals(&previous);
 		error = pthread_create(&net->thread, NULL, net_thread, net);

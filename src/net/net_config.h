@@ -17,8 +17,8 @@ enum net_kind {
 
 enum net_model { NET_MODEL_VIRTIO, NET_MODEL_E1000E };
 
-/* What arrives at a port of the host goes to a port of the guest. Addresses: in the host's byte order, 0: any of the host's,
- * or the guest's first DHCP address. */
+/* What arrives at a port of the host goes to a port of the guest. Addresses: in the host's byte order, 0: any
+ * of the host's, or the guest's first DHCP address. */
 struct net_forward {
 	bool udp;
 	uint32_t host_address, guest_address;
@@ -34,11 +34,12 @@ struct net_config {
 	/* ---- NET_USER ---- */
 	bool restricted; /* nothing but forwarded ports: neither the host nor what it reaches */
 	bool ipv6;
-	uint32_t network, mask; /* byte order of the host: host is .2 in it, name server .3, the first DHCP address .15 */
+	uint32_t network,
+	    mask; /* byte order of the host: host is .2 in it, name server .3, the first DHCP address .15 */
 	struct net_forward forward[NET_FORWARDS_MAX];
 	unsigned forward_count;
-	char host_name[33]; /* what DHCP calls the guest, or "" */
-	char tftp[512];     /* folder served by TFTP at .2, or "" */
+	char host_name[33];  /* what DHCP calls the guest, or "" */
+	char tftp[512];      /* folder served by TFTP at .2, or "" */
 	char boot_file[128]; /* what DHCP tells a boot ROM to load, or "" */
 
 	/* ---- NET_TAP ---- */

@@ -2,14 +2,14 @@
 
 #include <string.h>
 
-#define ETHERNET_SIZE 14
-#define TYPE_IPV4     0x0800
-#define TYPE_IPV6     0x86dd
-#define TYPE_VLAN     0x8100
-#define TYPE_QINQ     0x88a8
-#define PROTOCOL_TCP  6
-#define PROTOCOL_UDP  17
-#define HEADERS_MAX   1024 /* of a packet that is cut */
+#define ETHERNET_SIZE  14
+#define TYPE_IPV4      0x0800
+#define TYPE_IPV6      0x86dd
+#define TYPE_VLAN      0x8100
+#define TYPE_QINQ      0x88a8
+#define PROTOCOL_TCP   6
+#define PROTOCOL_UDP   17
+#define HEADERS_MAX    1024 /* of a packet that is cut */
 #define EXTENSIONS_MAX 8
 
 #define TCP_FIN 0x01
@@ -38,7 +38,8 @@ static void put32(uint8_t *at, uint32_t value)
 	put16(at + 2, value & 0xffff);
 }
 
-/* RFC 1071: the sum may be taken of wider words in the host's byte order, and be swapped and folded at the end. */
+/* RFC 1071: the sum may be taken of wider words in the host's byte order, and be swapped and folded at the
+ * end. */
 uint64_t net_sum(const void *data, size_t size, uint64_t sum)
 {
 	const uint8_t *p = data;
@@ -65,12 +66,15 @@ uint16_t net_sum_finish(uint64_t sum)
 	return (uint16_t)~__builtin_bswap16((uint16_t)sum);
 }
 
-/* The pseudo header's sum (RFC 793, RFC 8200 "Upper-Layer Checksums"); size: of the transport header and payload. */
+/* The pseudo header's sum (RFC 793, RFC 8200 "Upper-Layer Checksums"); size: of the transport header and
+ * payload. */
 static uint64_t pseudo_sum(const uint8_t *ip, unsigned version, uint8_t protocol, size_t size)
 {
-	uint8_t rest[6] = {0, protocol, (uint8_t)(size >> 24), (uint8_t)(size >> 16), (uint8_t)(size >> 8), (uint8_t)size};
+	uint8_t rest[6] = {
+	    0, protocol, (uint8_t)(size >> 24), (uint8_t)(size >> 16), (uint8_t)(size >> 8), (uint8_t)size};
 
-	return net_sum(version == 4 ? ip + 12 : ip + 8, version == 4 ? 8 : 32, net_sum(rest, sizeof(rest), 0));
+	return net_sum(version == 4 ? ip + 12 : ip + 8, version == 4 ? 8 : 32,
+	               net_sum(rest, sizeof(rest), 0));
 }
 
 /* Zero stands for "no checksum" in UDP; all ones is the same number and right for all protocols. */
@@ -102,9 +106,10 @@ static bool can_segment(const struct net_offload *offload, const uint8_t *frame,
 	return (version == 4 && ip_size >= 20 && ip_size <= 60) || (version == 6 && ip_size >= 40);
 }
 
-/* Segment number `number` of the packet whose headers are at frame: lengths, identification, sequence, flags, sums. */
-static void fix_headers(const struct net_offload *offload, uint8_t *frame, size_t size, unsigned number, uint32_t at,
-                        bool last)
+/* Segment number `number` of the packet whose headers are at frame: lengths, identification, sequence, flags,
+ * sums. */
+static void fix_headers(const struct net_offload *offload, uint8_t *frame, size_t size, unsigned number,
+                        uint32_t at, bool last)
 {
 	uint8_t *ip = frame + offload->ip_start, *transport = frame + offload->transport_start;
 	size_t ip_size = size - offload->ip_start, transport_size = size - offload->transport_start;
@@ -129,12 +134,13 @@ static void fix_headers(const struct net_offload *offload, uint8_t *frame, size_
 			transport[13] &= (uint8_t)~TCP_CWR;
 	}
 	put16(sum, 0);
-	put_sum(sum, net_sum(transport, transport_size, pseudo_sum(ip, version, offload->udp ? PROTOCOL_UDP : PROTOCOL_TCP,
-	                                                           transport_size)));
+	put_sum(sum,
+	        net_sum(transport, transport_size,
+	                pseudo_sum(ip, version, offload->udp ? PROTOCOL_UDP : PROTOCOL_TCP, transport_size)));
 }
 
-void net_offload_do(const struct net_offload *offload, uint8_t *frame, size_t size, size_t segment_max, net_emit emit,
-                    void *context)
+void net_offload_do(const struct net_offload *offload, uint8_t *frame, size_t size, size_t segment_max,
+                    net_emit emit, void *context)
 {
 	uint8_t headers[HEADERS_MAX];
 	size_t head = offload->header_size, step = offload->segment, done = 0, largest;
@@ -166,7 +172,8 @@ void net_offload_do(const struct net_offload *offload, uint8_t *frame, size_t si
 	} while (head + done < size);
 }
 
-/* IPv6 "Extension Headers": steps over those before the transport header. Returns false where it is not in sight. */
+/* IPv6 "Extension Headers": steps over those before the transport header. Returns false where it is not in
+ * sight. */
 static bool skip_extensions(struct net_parsed *parsed, const uint8_t *frame, size_t *at, bool *routed)
 {
 	for (unsigned i = 0; i < EXTENSIONS_MAX; i++) {
@@ -198,7 +205,8 @@ static bool skip_extensions(struct net_parsed *parsed, const uint8_t *frame, siz
 	return false;
 }
 
-static bool parse_ip(struct net_parsed *parsed, const uint8_t *frame, size_t size, size_t at, uint16_t type, bool *routed)
+static bool parse_ip(struct net_parsed *parsed, const uint8_t *frame, size_t size, size_t at, uint16_t type,
+                     bool *routed)
 {
 	const uint8_t *ip = frame + at;
 	size_t length, after;
@@ -276,6 +284,7 @@ void net_parse(struct net_parsed *parsed, const uint8_t *frame, size_t size, boo
 		return;
 	parsed->transport_checked = true;
 	parsed->transport_good =
-	    net_sum_finish(net_sum(transport, left, pseudo_sum(frame + parsed->ip_start, parsed->ip_version,
-	                                                       parsed->protocol, left))) == 0;
+	    net_sum_finish(net_sum(
+	        transport, left,
+	        pseudo_sum(frame + parsed->ip_start, parsed->ip_version, parsed->protocol, left))) == 0;
 }

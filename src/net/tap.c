@@ -1,6 +1,6 @@
 /*
- * A tap interface of the host, by name or as an open descriptor; a datagram socket (one frame each) serves as well.
- * Rules: Linux, Documentation/networking/tuntap.rst.
+ * A tap interface of the host, by name or as an open descriptor; a datagram socket (one frame each) serves as
+ * well. Rules: Linux, Documentation/networking/tuntap.rst.
  */
 #include "net/backend.h"
 
@@ -42,7 +42,8 @@ static void tap_send(void *state, uint8_t *frame, size_t size)
 	struct tap *tap = state;
 
 	/* What the host does not take now (queue full, interface down) is lost, as on a cable. */
-	if (tap->fd >= 0 && write(tap->fd, frame, size) < 0 && (errno == EBADFD || errno == ECONNREFUSED || errno == EPIPE))
+	if (tap->fd >= 0 && write(tap->fd, frame, size) < 0 &&
+	    (errno == EBADFD || errno == ECONNREFUSED || errno == EPIPE))
 		lose(tap);
 }
 
@@ -88,15 +89,18 @@ static int open_by_name(struct tap *tap, const char *name)
 
 	tap->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (tap->fd < 0)
-		return error_set(errno, "--net tap,ifname=%s: cannot open /dev/net/tun: %s; --net user needs no privileges",
-				 name, strerror(errno));
+		return error_set(
+		    errno,
+		    "--net tap,ifname=%s: cannot open /dev/net/tun: %s; --net user needs no privileges", name,
+		    strerror(errno));
 	memcpy(request.ifr_name, name, strlen(name)); /* shorter than IFNAMSIZ: net_config.interface */
 	if (ioctl(tap->fd, TUNSETIFF, &request)) {
 		int error = errno;
 
 		return error_set(error, "--net tap,ifname=%s: %s%s", name, strerror(error),
-				 error == EPERM ? "; as root: ip tuntap add dev NAME mode tap user USER" :
-				 error == EBUSY ? "; another program has it" : "");
+		                 error == EPERM   ? "; as root: ip tuntap add dev NAME mode tap user USER"
+		                 : error == EBUSY ? "; another program has it"
+		                                  : "");
 	}
 	return 0;
 }
@@ -110,11 +114,16 @@ static int take_over(struct tap *tap, int fd)
 	if (flags < 0)
 		return error_set(EBADF, "--net tap,fd=%d: this descriptor is not open", fd);
 	if (ioctl(fd, TUNGETIFF, &request) == 0) {
-		if (!(request.ifr_flags & IFF_TAP) || !(request.ifr_flags & IFF_NO_PI) || request.ifr_flags & IFF_VNET_HDR)
-			return error_set(EINVAL, "--net tap,fd=%d: %s must be a tap with IFF_NO_PI and without IFF_VNET_HDR", fd,
-					 request.ifr_name);
-	} else if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) || (type != SOCK_DGRAM && type != SOCK_SEQPACKET)) {
-		return error_set(EINVAL, "--net tap,fd=%d: neither a tap interface nor a datagram socket", fd);
+		if (!(request.ifr_flags & IFF_TAP) || !(request.ifr_flags & IFF_NO_PI) ||
+		    request.ifr_flags & IFF_VNET_HDR)
+			return error_set(
+			    EINVAL,
+			    "--net tap,fd=%d: %s must be a tap with IFF_NO_PI and without IFF_VNET_HDR", fd,
+			    request.ifr_name);
+	} else if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) ||
+	           (type != SOCK_DGRAM && type != SOCK_SEQPACKET)) {
+		return error_set(EINVAL, "--net tap,fd=%d: neither a tap interface nor a datagram socket",
+		                 fd);
 	}
 	if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) || fcntl(fd, F_SETFD, FD_CLOEXEC))
 		return error_set(errno, "--net tap,fd=%d: %s", fd, strerror(errno));
@@ -135,8 +144,8 @@ static int tap_open(void **state, struct net *net, const struct net_config *conf
 }
 
 const struct net_backend net_backend_tap = {
-	.open = tap_open,
-	.close = tap_close,
-	.send = tap_send,
-	.round = tap_round,
+    .open = tap_open,
+    .close = tap_close,
+    .send = tap_send,
+    .round = tap_round,
 };

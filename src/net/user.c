@@ -1,6 +1,6 @@
 /*
- * User mode: libslirp plays a small network behind NAT (DHCP, DNS, TFTP, host at .2) on sockets of this process,
- * without privileges. All calls of the library are made by the network's thread, or in net_poll.
+ * User mode: libslirp plays a small network behind NAT (DHCP, DNS, TFTP, host at .2) on sockets of this
+ * process, without privileges. All calls of the library are made by the network's thread, or in net_poll.
  */
 #include "net/backend.h"
 
@@ -65,7 +65,8 @@ static void *timer_new(SlirpTimerCb expired, void *context, void *opaque)
 
 	if (!timer)
 		abort(); /* as the library itself does without memory */
-	*timer = (struct user_timer){.next = user->timers, .expired = expired, .context = context, .at_ms = -1, .user = user};
+	*timer = (struct user_timer){
+	    .next = user->timers, .expired = expired, .context = context, .at_ms = -1, .user = user};
 	user->timers = timer;
 	return timer;
 }
@@ -108,16 +109,16 @@ static void init_completed(Slirp *slirp, void *opaque)
 }
 
 static const SlirpCb callbacks = {
-	.send_packet = send_packet,
-	.guest_error = guest_error,
-	.clock_get_ns = clock_get_ns,
-	.timer_new = timer_new,
-	.timer_free = timer_free,
-	.timer_mod = timer_mod,
-	.register_poll_fd = poll_fd_known,
-	.unregister_poll_fd = poll_fd_known,
-	.notify = notify,
-	.init_completed = init_completed,
+    .send_packet = send_packet,
+    .guest_error = guest_error,
+    .clock_get_ns = clock_get_ns,
+    .timer_new = timer_new,
+    .timer_free = timer_free,
+    .timer_mod = timer_mod,
+    .register_poll_fd = poll_fd_known,
+    .unregister_poll_fd = poll_fd_known,
+    .notify = notify,
+    .init_completed = init_completed,
 };
 
 /* ---- waiting ---- */
@@ -125,8 +126,9 @@ static const SlirpCb callbacks = {
 static int add_poll(int fd, int events, void *opaque)
 {
 	struct user *user = opaque;
-	short wanted = (short)((events & SLIRP_POLL_IN ? POLLIN : 0) | (events & SLIRP_POLL_OUT ? POLLOUT : 0) |
-			       (events & SLIRP_POLL_PRI ? POLLPRI : 0));
+	short wanted =
+	    (short)((events & SLIRP_POLL_IN ? POLLIN : 0) | (events & SLIRP_POLL_OUT ? POLLOUT : 0) |
+	            (events & SLIRP_POLL_PRI ? POLLPRI : 0));
 
 	if (user->count == user->room) {
 		unsigned room = user->room ? 2 * user->room : 16;
@@ -232,15 +234,17 @@ static int forward(struct user *user, const struct net_forward *forward)
 	struct in_addr host = {htonl(forward->host_address)}, guest = {htonl(forward->guest_address)};
 	char address[INET_ADDRSTRLEN] = "";
 
-	if (slirp_add_hostfwd(user->slirp, forward->udp, host, forward->host_port, guest, forward->guest_port) >= 0)
+	if (slirp_add_hostfwd(user->slirp, forward->udp, host, forward->host_port, guest,
+	                      forward->guest_port) >= 0)
 		return 0;
 
 	int error = errno ? errno : EADDRINUSE;
 
 	if (host.s_addr)
 		inet_ntop(AF_INET, &host, address, sizeof(address));
-	return error_set(error, "--net hostfwd=%s:%s:%u-…: cannot take this port of the host: %s; name another one",
-			 forward->udp ? "udp" : "tcp", address, forward->host_port, strerror(error));
+	return error_set(error,
+	                 "--net hostfwd=%s:%s:%u-…: cannot take this port of the host: %s; name another one",
+	                 forward->udp ? "udp" : "tcp", address, forward->host_port, strerror(error));
 }
 
 static void user_close(void *state)
@@ -270,19 +274,19 @@ static int user_open(void **state, struct net *net, const struct net_config *con
 		return error_set(ENOTDIR, "--net tftp=%s: not a folder", config->tftp);
 
 	SlirpConfig setup = {
-		.version = 1,
-		.restricted = config->restricted,
-		.in_enabled = true,
-		.vnetwork = inside(config, 0),
-		.vnetmask = {htonl(config->mask)},
-		.vhost = inside(config, 2),
-		.vnameserver = inside(config, 3),
-		.vdhcp_start = inside(config, 15),
-		.in6_enabled = config->ipv6,
-		.vprefix_len = 64,
-		.vhostname = *user->config.host_name ? user->config.host_name : NULL,
-		.tftp_path = *user->config.tftp ? user->config.tftp : NULL,
-		.bootfile = *user->config.boot_file ? user->config.boot_file : NULL,
+	    .version = 1,
+	    .restricted = config->restricted,
+	    .in_enabled = true,
+	    .vnetwork = inside(config, 0),
+	    .vnetmask = {htonl(config->mask)},
+	    .vhost = inside(config, 2),
+	    .vnameserver = inside(config, 3),
+	    .vdhcp_start = inside(config, 15),
+	    .in6_enabled = config->ipv6,
+	    .vprefix_len = 64,
+	    .vhostname = *user->config.host_name ? user->config.host_name : NULL,
+	    .tftp_path = *user->config.tftp ? user->config.tftp : NULL,
+	    .bootfile = *user->config.boot_file ? user->config.boot_file : NULL,
 	};
 
 	inet_pton(AF_INET6, "fec0::", &setup.vprefix_addr6);
@@ -307,8 +311,9 @@ static void user_send(void *state, uint8_t *frame, size_t size)
 
 static int user_open(void **state, struct net *net, const struct net_config *config)
 {
-	return error_set(ENOTSUP, "--net user: this nestor was built without libslirp; install libslirp-dev and build "
-				  "it anew, or use --net tap");
+	return error_set(ENOTSUP,
+	                 "--net user: this nestor was built without libslirp; install libslirp-dev and build "
+	                 "it anew, or use --net tap");
 }
 
 static void user_close(void *state)
@@ -327,10 +332,10 @@ static int user_round(void *state, int wake_fd, bool receiving, int timeout_ms, 
 #endif
 
 const struct net_backend net_backend_user = {
-	.large = true,
-	.good = true,
-	.open = user_open,
-	.close = user_close,
-	.send = user_send,
-	.round = user_round,
+    .large = true,
+    .good = true,
+    .open = user_open,
+    .close = user_close,
+    .send = user_send,
+    .round = user_round,
 };

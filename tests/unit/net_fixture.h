@@ -1,6 +1,6 @@
 /*
- * A machine with one network card whose wire ends in the test: frames go in and out through a socket. The clock is the
- * fixture's, so the card's network is served by the machine's timers.
+ * A machine with one network card whose wire ends in the test: frames go in and out through a socket. The
+ * clock is the fixture's, so the card's network is served by the machine's timers.
  */
 #ifndef NESTOR_TESTS_NET_FIXTURE_H
 #define NESTOR_TESTS_NET_FIXTURE_H
@@ -14,7 +14,7 @@
 static const uint8_t card_mac[6] = {0x52, 0x4e, 0x45, 0x53, 0x54, 0x01};
 static const uint8_t peer_mac[6] = {0x02, 0x00, 0x00, 0x00, 0x00, 0x02};
 
-static int wire; /* the test's end */
+static int wire;               /* the test's end */
 static unsigned card_function; /* bus 0: device << 3 | function */
 
 static inline uint32_t config_read(struct machine *machine, unsigned offset, unsigned size)
@@ -120,7 +120,8 @@ static inline uint32_t pseudo_header(const uint8_t *ip, size_t size)
 	return sum;
 }
 
-/* Ethernet, IPv4 and TCP (20 bytes) or UDP (8) headers before `payload` bytes, all checksums right; the whole size. */
+/* Ethernet, IPv4 and TCP (20 bytes) or UDP (8) headers before `payload` bytes, all checksums right; the whole
+ * size. */
 static inline size_t make_ipv4(uint8_t *frame, bool tcp, size_t payload)
 {
 	uint8_t *ip = frame + 14, *transport = ip + 20;

@@ -7,14 +7,14 @@
 #include "device/e1000e.h"
 #include "net_fixture.h"
 
-#define BAR      0xe1000000u
-#define BAR_X    0xe1100000u /* MSI-X */
-#define TX_RING  0x100000u
-#define RX_RING  0x110000u
-#define RING     64 /* descriptors */
-#define TX_DATA  0x200000u
-#define RX_DATA  0x300000u
-#define RX_STEP  0x4000u
+#define BAR     0xe1000000u
+#define BAR_X   0xe1100000u /* MSI-X */
+#define TX_RING 0x100000u
+#define RX_RING 0x110000u
+#define RING    64 /* descriptors */
+#define TX_DATA 0x200000u
+#define RX_DATA 0x300000u
+#define RX_STEP 0x4000u
 
 static struct machine *machine;
 static unsigned tx_tail, rx_tail;
@@ -134,8 +134,8 @@ static void nvm_holds_the_address_and_a_checksum(void **state)
 	assert_int_equal(nvm(5000), 0xffff);
 	assert_int_equal(rd(R_RA), 0x53454e52);
 	assert_int_equal(rd(R_RA + 4), 0x80000154);
-	assert_true(rd(R_EECD) & 0x100);  /* present */
-	assert_true(rd(R_EECD) & 0x200);  /* auto read done */
+	assert_true(rd(R_EECD) & 0x100); /* present */
+	assert_true(rd(R_EECD) & 0x200); /* auto read done */
 	wr(R_EEWR, 0xabcdu << 16 | 0x20 << 2 | 1);
 	assert_int_equal(rd(R_EEWR) & 2, 2);
 	assert_int_equal(nvm(0x20), 0xabcd);
@@ -161,11 +161,11 @@ static void phy_write(unsigned number, uint16_t value)
 static void phy_answers_by_mdic(void **state)
 {
 	assert_int_equal(phy_read(2) << 16 | phy_read(3), 0x01410cb1);
-	assert_int_equal(phy_read(1) & 0x24, 0x24); /* negotiated, link */
+	assert_int_equal(phy_read(1) & 0x24, 0x24);          /* negotiated, link */
 	assert_true(mdic(0x08000000, 2, 2, 0) & 0x40000000); /* nobody at 2 */
 	phy_write(2, 0);
 	assert_int_equal(phy_read(2), 0x0141); /* read-only */
-	phy_write(22, 3); /* registers 16 to 31 are paged, those below are not */
+	phy_write(22, 3);                      /* registers 16 to 31 are paged, those below are not */
 	phy_write(16, 0x1234);
 	phy_write(22, 0);
 	assert_int_not_equal(phy_read(16), 0x1234);
@@ -305,7 +305,8 @@ static void legacy_frames_go_out(void **state)
 	assert_int_equal(wire_receive(machine, got, sizeof(got)), 60);
 	assert_int_equal(got[20] | got[59], 0);
 	/* IC: the sum from CSS to the end goes to CSO. */
-	put_be16(memory_at(machine, TX_DATA + 40), (uint16_t)~plain_sum(NULL, 0, pseudo_header(frame + 14, 309)));
+	put_be16(memory_at(machine, TX_DATA + 40),
+	         (uint16_t)~plain_sum(NULL, 0, pseudo_header(frame + 14, 309)));
 	put_tx(TX_DATA, (uint32_t)size | 40 << 16 | 0x05000000, 34 << 8);
 	kick();
 	assert_int_equal(wire_receive(machine, got, sizeof(got)), size);
@@ -354,7 +355,7 @@ static void large_packets_are_segmented_and_tagged(void **state)
 	put_be16(at + 16, 0); /* as Linux leaves it */
 	put_be16(at + 24, 0);
 	put_context(true, true, 1460);
-	put_tx(TX_DATA, 54 | 0x24100000, 0x0300); /* data, TSE */
+	put_tx(TX_DATA, 54 | 0x24100000, 0x0300);                        /* data, TSE */
 	put_tx(TX_DATA + 54, 4000 | 0x6d100000, 0x0300 | 0x2007u << 16); /* EOP, TSE, RS, VLE */
 	kick();
 	for (unsigned i = 0; i < 3; i++) {
@@ -382,11 +383,11 @@ static void transmit_counts(void **state)
 	put_tx(TX_DATA, (uint32_t)size | 0x01000000, 0);
 	kick();
 	wire_receive(machine, got, sizeof(got));
-	assert_int_equal(rd(R_STATISTICS + 0x80), 1);          /* GPTC */
-	assert_int_equal(rd(R_STATISTICS + 0x80), 0);          /* cleared by reading */
-	assert_int_equal(rd(R_STATISTICS + 0x90), size + 4);   /* GOTCL */
-	assert_int_equal(rd(R_STATISTICS + 0xdc), 1);          /* PTC127 */
-	assert_int_equal(rd(R_STATISTICS + 0xf4), 1);          /* BPTC */
+	assert_int_equal(rd(R_STATISTICS + 0x80), 1);        /* GPTC */
+	assert_int_equal(rd(R_STATISTICS + 0x80), 0);        /* cleared by reading */
+	assert_int_equal(rd(R_STATISTICS + 0x90), size + 4); /* GOTCL */
+	assert_int_equal(rd(R_STATISTICS + 0xdc), 1);        /* PTC127 */
+	assert_int_equal(rd(R_STATISTICS + 0xf4), 1);        /* BPTC */
 	assert_int_equal(rd(R_STATISTICS + 0xf0), 0);
 }
 
@@ -509,7 +510,8 @@ static void split_descriptors(void **state)
 	assert_int_equal(word(rx(0, 32) + 8) & 3, 3);
 	assert_memory_equal(memory_at(machine, RX_DATA), frame, 54);
 	for (unsigned i = 0; i < 3; i++)
-		assert_memory_equal(memory_at(machine, RX_DATA + RX_STEP / 4 * (i + 1)), frame + 54 + 4096 * i, i < 2 ? 4096 : 708);
+		assert_memory_equal(memory_at(machine, RX_DATA + RX_STEP / 4 * (i + 1)),
+		                    frame + 54 + 4096 * i, i < 2 ? 4096 : 708);
 	/* Where there is no header to split off the first buffer is filled. */
 	memset(frame + 12, 0x55, 1000);
 	wire_send(machine, frame, 1000);
@@ -571,7 +573,8 @@ static bool accepts(const uint8_t *destination)
 
 static void addresses_are_filtered(void **state)
 {
-	static const uint8_t broadcast[6] = {255, 255, 255, 255, 255, 255}, other[6] = {0x52, 0x4e, 1, 2, 3, 4};
+	static const uint8_t broadcast[6] = {255, 255, 255, 255, 255, 255},
+	                     other[6] = {0x52, 0x4e, 1, 2, 3, 4};
 	static const uint8_t group[6] = {0x01, 0x00, 0x5e, 0x11, 0x32, 0xf4};
 	unsigned place = (0xf432 >> 4) & 0xfff;
 
@@ -646,9 +649,10 @@ static void long_frames_need_lpe(void **state)
 /* Microsoft's verification suite for the Toeplitz hash. */
 static void rss_hashes_and_queues(void **state)
 {
-	static const uint8_t key[40] = {0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
-	                                0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
-	                                0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa};
+	static const uint8_t key[40] = {0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67,
+	                                0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb,
+	                                0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30,
+	                                0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa};
 	uint8_t frame[200];
 	size_t size = make_ipv4(frame, true, 50);
 
@@ -830,35 +834,35 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(nvm_holds_the_address_and_a_checksum),
-		TEST(phy_answers_by_mdic),
-		TEST(link_follows_the_phy_and_the_wire),
-		TEST(resets_and_semaphores),
-		TEST(registers_through_ports),
-		TEST(table_is_sorted_and_reset_is_whole),
-		TEST(system_time_runs_at_25_mhz),
-		TEST(legacy_frames_go_out),
-		TEST(checksums_are_inserted),
-		TEST(large_packets_are_segmented_and_tagged),
-		TEST(transmit_counts),
-		TEST(hostile_transmit_rings),
-		TEST(long_rings_are_finished),
-		TEST(legacy_descriptors),
-		TEST(extended_descriptors),
-		TEST(frames_over_several_descriptors),
-		TEST(split_descriptors),
-		TEST(frames_wait_for_descriptors),
-		TEST(few_descriptors_are_told),
-		TEST(addresses_are_filtered),
-		TEST(vlans_are_filtered_and_stripped),
-		TEST(long_frames_need_lpe),
-		TEST(rss_hashes_and_queues),
-		TEST(loopback_brings_frames_back),
-		TEST(receive_counts),
-		TEST(causes_and_masks),
-		TEST(msix_vectors_by_ivar),
-		TEST(throttle_holds_interrupts_back),
-		TEST(msi_tells_of_new_causes),
+	    TEST(nvm_holds_the_address_and_a_checksum),
+	    TEST(phy_answers_by_mdic),
+	    TEST(link_follows_the_phy_and_the_wire),
+	    TEST(resets_and_semaphores),
+	    TEST(registers_through_ports),
+	    TEST(table_is_sorted_and_reset_is_whole),
+	    TEST(system_time_runs_at_25_mhz),
+	    TEST(legacy_frames_go_out),
+	    TEST(checksums_are_inserted),
+	    TEST(large_packets_are_segmented_and_tagged),
+	    TEST(transmit_counts),
+	    TEST(hostile_transmit_rings),
+	    TEST(long_rings_are_finished),
+	    TEST(legacy_descriptors),
+	    TEST(extended_descriptors),
+	    TEST(frames_over_several_descriptors),
+	    TEST(split_descriptors),
+	    TEST(frames_wait_for_descriptors),
+	    TEST(few_descriptors_are_told),
+	    TEST(addresses_are_filtered),
+	    TEST(vlans_are_filtered_and_stripped),
+	    TEST(long_frames_need_lpe),
+	    TEST(rss_hashes_and_queues),
+	    TEST(loopback_brings_frames_back),
+	    TEST(receive_counts),
+	    TEST(causes_and_masks),
+	    TEST(msix_vectors_by_ivar),
+	    TEST(throttle_holds_interrupts_back),
+	    TEST(msi_tells_of_new_causes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

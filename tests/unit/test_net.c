@@ -1,4 +1,5 @@
-/* src/net: checksums and segmentation against RFC 1071's rules, user mode by a hand-made client, a tap by a socket. */
+/* src/net: checksums and segmentation against RFC 1071's rules, user mode by a hand-made client, a tap by a
+ * socket. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -66,7 +67,8 @@ static uint64_t card_now(void *context)
 
 static struct net_config user_config(void)
 {
-	return (struct net_config){.kind = NET_USER, .ipv6 = true, .fd = -1, .network = 0x0a000200, .mask = 0xffffff00};
+	return (struct net_config){
+	    .kind = NET_USER, .ipv6 = true, .fd = -1, .network = 0x0a000200, .mask = 0xffffff00};
 }
 
 static void open_card(const struct net_config *config, bool threaded)
@@ -148,8 +150,8 @@ static uint16_t check_ipv4(const uint8_t *ip)
 }
 
 /* Ethernet, IPv4, UDP around `size` bytes; returns the frame's size. */
-static size_t make_udp(uint8_t *frame, const char *from, const char *to, unsigned source, unsigned destination,
-                       const void *data, size_t size)
+static size_t make_udp(uint8_t *frame, const char *from, const char *to, unsigned source,
+                       unsigned destination, const void *data, size_t size)
 {
 	uint8_t *ip = frame + 14, *udp = ip + 20;
 
@@ -255,7 +257,8 @@ static size_t make_large_tcp(uint8_t *frame, size_t payload)
 	return 54 + payload;
 }
 
-static const struct net_offload segment_offload = {.segment = 1000, .ip_start = 14, .transport_start = 34, .header_size = 54};
+static const struct net_offload segment_offload = {
+    .segment = 1000, .ip_start = 14, .transport_start = 34, .header_size = 54};
 
 static void tcp_is_segmented(void **state)
 {
@@ -301,7 +304,8 @@ static void tcp_stays_large_where_it_may(void **state)
 static void ipv6_and_udp_are_segmented(void **state)
 {
 	static uint8_t frame[4000];
-	const struct net_offload offload = {.segment = 700, .ip_start = 18, .transport_start = 58, .header_size = 66, .udp = true};
+	const struct net_offload offload = {
+	    .segment = 700, .ip_start = 18, .transport_start = 58, .header_size = 66, .udp = true};
 	struct net_parsed parsed;
 
 	memset(frame, 0, sizeof(frame));
@@ -386,7 +390,9 @@ static void parse_survives_any_bytes(void **state)
 		data[14] = seed & 1 << 20 ? 0x45 : 0x60;
 		put16(data + (seed & 1 << 20 ? 16 : 18), (unsigned)(seed >> 45 & 127));
 		if (seed & 1 << 21)
-			data[seed & 1 << 20 ? 23 : 20] = (uint8_t)(seed & 1 << 22 ? 6 : seed & 1 << 23 ? 17 : 44);
+			data[seed & 1 << 20 ? 23 : 20] = (uint8_t)(seed & 1 << 22   ? 6
+			                                           : seed & 1 << 23 ? 17
+			                                                            : 44);
 		frame = malloc(size + 1); /* for AddressSanitizer */
 		memcpy(frame, data, size);
 		net_parse(&parsed, frame, size, true);
@@ -519,7 +525,8 @@ static void forwarded_datagram_and_answer(void **state)
 	assert_int_equal(getsockname(probe, (struct sockaddr *)&to, &size), 0);
 	close(probe);
 	config.forward_count = 1;
-	config.forward[0] = (struct net_forward){.udp = true, .host_address = INADDR_LOOPBACK, .host_port = ntohs(to.sin_port), .guest_port = 7};
+	config.forward[0] = (struct net_forward){
+	    .udp = true, .host_address = INADDR_LOOPBACK, .host_port = ntohs(to.sin_port), .guest_port = 7};
 	open_card(&config, true);
 	send_frame(frame, make_arp(frame, "10.0.2.15", "10.0.2.2")); /* now it knows the guest's MAC */
 	assert_true(wait_frames(1));
@@ -527,7 +534,8 @@ static void forwarded_datagram_and_answer(void **state)
 	assert_true(wait_frames(2));
 	assert_int_equal(get16(card.frame[1] + 36), 7);
 	assert_memory_equal(card.frame[1] + 42, "hello", 5);
-	send_frame(frame, make_udp(frame, "10.0.2.15", "10.0.2.2", 7, get16(card.frame[1] + 34), "welcome", 7));
+	send_frame(frame,
+	           make_udp(frame, "10.0.2.15", "10.0.2.2", 7, get16(card.frame[1] + 34), "welcome", 7));
 	assert_int_equal(poll(&readable, 1, 5000), 1);
 	assert_int_equal(recv(outside, answer, sizeof(answer), 0), 7);
 	assert_string_equal(answer, "welcome");
@@ -548,7 +556,8 @@ static void taken_port_is_an_error(void **state)
 	assert_int_equal(listen(listener, 1), 0);
 	getsockname(listener, (struct sockaddr *)&at, &size);
 	config.forward_count = 1;
-	config.forward[0] = (struct net_forward){.host_address = INADDR_LOOPBACK, .host_port = ntohs(at.sin_port), .guest_port = 22};
+	config.forward[0] = (struct net_forward){
+	    .host_address = INADDR_LOOPBACK, .host_port = ntohs(at.sin_port), .guest_port = 22};
 	assert_int_equal(net_open(&net, &config, &receiver, true), -EADDRINUSE);
 	assert_null(net);
 	assert_non_null(strstr(error_text(), "127.0.0.1"));
@@ -602,23 +611,23 @@ static void bad_taps_are_errors(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sum_is_rfc_1071),
-		cmocka_unit_test(checksum_is_completed),
-		cmocka_unit_test(tcp_is_segmented),
-		cmocka_unit_test(tcp_stays_large_where_it_may),
-		cmocka_unit_test(ipv6_and_udp_are_segmented),
-		cmocka_unit_test(senseless_offloads_change_nothing_else),
-		cmocka_unit_test(parse_survives_any_bytes),
+	    cmocka_unit_test(sum_is_rfc_1071),
+	    cmocka_unit_test(checksum_is_completed),
+	    cmocka_unit_test(tcp_is_segmented),
+	    cmocka_unit_test(tcp_stays_large_where_it_may),
+	    cmocka_unit_test(ipv6_and_udp_are_segmented),
+	    cmocka_unit_test(senseless_offloads_change_nothing_else),
+	    cmocka_unit_test(parse_survives_any_bytes),
 #ifdef NESTOR_HAVE_SLIRP
-		cmocka_unit_test(dhcp_gives_an_address),
-		cmocka_unit_test(polled_network_answers_at_once),
-		cmocka_unit_test(frames_wait_for_a_card_without_room),
-		cmocka_unit_test(full_queue_refuses_and_tells),
-		cmocka_unit_test(forwarded_datagram_and_answer),
-		cmocka_unit_test(taken_port_is_an_error),
+	    cmocka_unit_test(dhcp_gives_an_address),
+	    cmocka_unit_test(polled_network_answers_at_once),
+	    cmocka_unit_test(frames_wait_for_a_card_without_room),
+	    cmocka_unit_test(full_queue_refuses_and_tells),
+	    cmocka_unit_test(forwarded_datagram_and_answer),
+	    cmocka_unit_test(taken_port_is_an_error),
 #endif
-		cmocka_unit_test(socket_carries_frames_and_loses_the_link),
-		cmocka_unit_test(bad_taps_are_errors),
+	    cmocka_unit_test(socket_carries_frames_and_loses_the_link),
+	    cmocka_unit_test(bad_taps_are_errors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

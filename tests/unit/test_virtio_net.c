@@ -1,4 +1,5 @@
-/* virtio-net against VIRTIO 1.2, "Network Device", through the legacy interface; Linux uses the other in tests/system/net. */
+/* virtio-net against VIRTIO 1.2, "Network Device", through the legacy interface; Linux uses the other in
+ * tests/system/net. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,22 +9,22 @@
 #include "net_fixture.h"
 #include "queue_driver.h"
 
-#define PORTS    0xc000
-#define RX_QUEUE 0x100000u
-#define TX_QUEUE 0x110000u
+#define PORTS         0xc000
+#define RX_QUEUE      0x100000u
+#define TX_QUEUE      0x110000u
 #define CONTROL_QUEUE 0x120000u
-#define RX_DATA  0x200000u
-#define TX_DATA  0x300000u
-#define CONTROL_DATA 0x380000u
+#define RX_DATA       0x200000u
+#define TX_DATA       0x300000u
+#define CONTROL_DATA  0x380000u
 
-#define F_CSUM      (1u << 0)
+#define F_CSUM       (1u << 0)
 #define F_GUEST_CSUM (1u << 1)
-#define F_MAC       (1u << 5)
-#define F_HOST_TSO4 (1u << 11)
-#define F_MRG_RXBUF (1u << 15)
-#define F_STATUS    (1u << 16)
-#define F_CTRL      (1u << 17 | 1u << 18 | 1u << 20)
-#define F_CTRL_VLAN (1u << 19)
+#define F_MAC        (1u << 5)
+#define F_HOST_TSO4  (1u << 11)
+#define F_MRG_RXBUF  (1u << 15)
+#define F_STATUS     (1u << 16)
+#define F_CTRL       (1u << 17 | 1u << 18 | 1u << 20)
+#define F_CTRL_VLAN  (1u << 19)
 
 static struct machine *machine;
 static struct queue_driver rx, tx, control;
@@ -75,18 +76,20 @@ static void give_buffers(unsigned count, unsigned size)
 	notify(0);
 }
 
-static void put_header(uint8_t *at, uint8_t flags, uint8_t gso, unsigned header, unsigned segment, unsigned start_at,
-                       unsigned offset)
+static void put_header(uint8_t *at, uint8_t flags, uint8_t gso, unsigned header, unsigned segment,
+                       unsigned start_at, unsigned offset)
 {
 	memset(at, 0, 12);
 	at[0] = flags;
 	at[1] = gso;
-	memcpy(at + 2, (uint16_t[]){(uint16_t)header, (uint16_t)segment, (uint16_t)start_at, (uint16_t)offset}, 8);
+	memcpy(at + 2,
+	       (uint16_t[]){(uint16_t)header, (uint16_t)segment, (uint16_t)start_at, (uint16_t)offset}, 8);
 }
 
 static void transmit(size_t size, size_t first)
 {
-	struct buffer buffer[] = {{TX_DATA, (uint32_t)first, false}, {TX_DATA + first, (uint32_t)(size - first), false}};
+	struct buffer buffer[] = {{TX_DATA, (uint32_t)first, false},
+	                          {TX_DATA + first, (uint32_t)(size - first), false}};
 
 	queue_add(&tx, buffer, first == size ? 1 : 2);
 	notify(1);
@@ -95,7 +98,9 @@ static void transmit(size_t size, size_t first)
 static uint8_t command(uint8_t class, uint8_t code, const void *data, size_t size)
 {
 	uint8_t *at = memory_at(machine, CONTROL_DATA);
-	struct buffer buffer[] = {{CONTROL_DATA, 2, false}, {CONTROL_DATA + 2, (uint32_t)size, false}, {CONTROL_DATA + 0x1000, 1, true}};
+	struct buffer buffer[] = {{CONTROL_DATA, 2, false},
+	                          {CONTROL_DATA + 2, (uint32_t)size, false},
+	                          {CONTROL_DATA + 0x1000, 1, true}};
 	uint32_t head, written;
 
 	at[0] = class;
@@ -258,7 +263,8 @@ static bool accepts(const uint8_t *destination)
 
 static void receive_modes_and_addresses(void **state)
 {
-	static const uint8_t broadcast[6] = {255, 255, 255, 255, 255, 255}, other[6] = {0x52, 0x4e, 1, 2, 3, 4};
+	static const uint8_t broadcast[6] = {255, 255, 255, 255, 255, 255},
+	                     other[6] = {0x52, 0x4e, 1, 2, 3, 4};
 	static const uint8_t group[6] = {0x01, 0x00, 0x5e, 0, 0, 5}, on = 1, off = 0;
 	uint8_t table[20] = {1}, huge[4] = {0xff, 0xff, 0xff, 0x7f};
 
@@ -346,7 +352,8 @@ static void hostile_queues(void **state)
 
 	start(F_MAC | F_MRG_RXBUF);
 	for (unsigned i = 0; i < 100; i++)
-		queue_add(&rx, &(struct buffer){RX_DATA, 1, true}, 1); /* one byte each: no room for a header */
+		queue_add(&rx, &(struct buffer){RX_DATA, 1, true},
+		          1); /* one byte each: no room for a header */
 	notify(0);
 	wire_send(machine, frame, size);
 	queue_add(&rx, &(struct buffer){0xfffff000u, 4096, true}, 1);
@@ -364,15 +371,15 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(identity_and_configuration),
-		TEST(frames_go_out),
-		TEST(checksums_and_segments),
-		TEST(frames_come_in),
-		TEST(buffers_are_merged),
-		TEST(receive_modes_and_addresses),
-		TEST(vlans_are_filtered),
-		TEST(many_frames_are_all_sent),
-		TEST(hostile_queues),
+	    TEST(identity_and_configuration),
+	    TEST(frames_go_out),
+	    TEST(checksums_and_segments),
+	    TEST(frames_come_in),
+	    TEST(buffers_are_merged),
+	    TEST(receive_modes_and_addresses),
+	    TEST(vlans_are_filtered),
+	    TEST(many_frames_are_all_sent),
+	    TEST(hostile_queues),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
