@@ -448,4 +448,7 @@ const struct engine_ops engine_kvm = {
     .vcpu_timer_expired = vcpu_timer_expired,
     .vcpu_translate = kvm_translate,
     .vcpu_describe = kvm_describe,
+    .vcpu_set_registers = kvm_set_registers,
+    .vcpu_set_debug = kvm_set_debug,
+    .vcpu_debug_stop = kvm_debug_stop,
 };

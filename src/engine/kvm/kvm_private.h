@@ -68,6 +68,8 @@ struct engine_vcpu {
 	bool thread_runs;                 /* under thread_lock: `thread` is inside vcpu_run */
 	pthread_t thread;                 /* under thread_lock */
 	struct kvm_snapshot *reset_state; /* owned */
+	struct engine_debug debug;        /* kvm_debug.c: what was asked for last */
+	struct engine_debug_stop debug_stop;
 };
 
 struct engine_vm {
@@ -117,6 +119,19 @@ void kvm_complete_io(struct engine_vcpu *vcpu);
 int kvm_get_state(struct engine_vcpu *vcpu, struct vcpu_state *state);
 /* "at CS:RIP, …" for a message of one line. */
 void kvm_describe_registers(struct engine_vcpu *vcpu, char *text, size_t size);
+/* Where vcpu_state's gpr[number] is. */
+__u64 *kvm_register_of(struct kvm_regs *regs, unsigned number);
+
+/* kvm_debug.c: engine_ops.vcpu_set_debug, vcpu_debug_stop, vcpu_set_registers. */
+int kvm_set_debug(struct engine_vcpu *vcpu, const struct engine_debug *debug);
+void kvm_debug_stop(struct engine_vcpu *vcpu, struct engine_debug_stop *stop);
+int kvm_set_registers(struct engine_vcpu *vcpu, const struct vcpu_state *state);
+/* KVM_EXIT_DEBUG: notes why. False where it was none of ours. */
+bool kvm_exit_debug(struct engine_vcpu *vcpu);
+/* Fill xsave and level of a state; leave them as they are where KVM does not tell. */
+void kvm_get_vectors(struct engine_vcpu *vcpu, struct vcpu_state *state);
+void kvm_get_level(struct engine_vcpu *vcpu, struct vcpu_state *state);
+
 /* kvm_inspect.c: engine_ops.vcpu_translate and vcpu_describe. */
 int kvm_translate(struct engine_vcpu *vcpu, gla_t gla, gpa_t *gpa);
 int kvm_describe(struct engine_vcpu *vcpu, const char *what, FILE *out);

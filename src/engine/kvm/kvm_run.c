@@ -241,6 +241,9 @@ static bool handle_exit(struct engine_vcpu *vcpu, enum engine_exit *result)
 	case KVM_EXIT_SYSTEM_EVENT:
 		*result = ENGINE_EXIT_SHUTDOWN;
 		return true;
+	case KVM_EXIT_DEBUG:
+		*result = ENGINE_EXIT_DEBUG;
+		return kvm_exit_debug(vcpu);
 	case KVM_EXIT_FAIL_ENTRY:
 		*result = exit_fail_entry(vcpu);
 		return true;

@@ -66,7 +66,7 @@ static struct kvm_segment *kvm_segment_of(struct kvm_sregs *sregs, unsigned numb
 
 /* Where KVM keeps the general register with the hardware's number; its own order differs in the first eight.
  */
-static __u64 *kvm_register_of(struct kvm_regs *regs, unsigned number)
+__u64 *kvm_register_of(struct kvm_regs *regs, unsigned number)
 {
 	__u64 *const place[16] = {
 	    &regs->rax, &regs->rcx, &regs->rdx, &regs->rbx, &regs->rsp, &regs->rbp, &regs->rsi, &regs->rdi,
@@ -110,6 +110,8 @@ int kvm_get_state(struct engine_vcpu *vcpu, struct vcpu_state *state)
 		state->dr[i] = debug.db[i];
 	state->dr[6] = debug.dr6;
 	state->dr[7] = debug.dr7;
+	kvm_get_vectors(vcpu, state);
+	kvm_get_level(vcpu, state);
 	return 0;
 }
 
