@@ -41,7 +41,7 @@ const char help_run[] =
 	"  --vnc [HOST]:N|PORT|unix:PATH[,password-file=FILE]\n"
 	"                         show the screen to VNC viewers; host: this machine alone (127.0.0.1)\n"
 	"  --device NAME[,OPTIONS] edu, pc-testdev, pvpanic, pvpanic-pci; --device list says what they are\n"
-	"  --on-reset stop|restart          what a guest's reset does (stop)\n"
+	"  --on-reset stop|restart          what a guest's reset does (restart; stop with --kernel)\n"
 	"\n"
 	"Control:\n"
 	"  --name NAME            a control socket for nestor ps, stop, console, info … (docs/control.md)\n"

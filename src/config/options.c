@@ -437,6 +437,7 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 	case OPTION_ON_RESET:
 		result = choice_of("on-reset", reset_choices, value, &choice);
 		machine->on_reset = choice;
+		options->on_reset_given = true;
 		return result;
 	case OPTION_TRACE:
 		return choices_of("trace", trace_choices, value, &machine->trace);
@@ -596,6 +597,9 @@ int options_parse(struct options *options, int argc, char **argv)
 	result = default_kernel_cache(options);
 	if (!result)
 		result = firmware_options_finish(options);
+	/* A system on a disk restarts at times of its own; a kernel from the command line has mostly come to grief. */
+	if (options->machine.firmware && !options->machine.kernel && !options->on_reset_given)
+		options->machine.on_reset = MACHINE_ON_RESET_RESTART;
 	if (!result)
 		result = display_options_finish(&options->display, &options->machine);
 	if (!result)

@@ -17,6 +17,7 @@ struct options {
 	const char *name;              /* --name: borrowed from argv, or NULL */
 	const char *gdb;               /* --gdb: borrowed, or NULL */
 	bool detach;                   /* --detach */
+	bool on_reset_given;           /* --on-reset was given */
 	bool help;                     /* --help was given; nothing else was checked */
 	bool tune_list;                /* --tune list was given; nothing behind it was checked */
 	struct display_options display;

@@ -118,6 +118,12 @@ static void firmware_is_found_by_its_name(void **state)
 	assert_string_equal(options.machine.firmware_vars, "v");
 	assert_null(options.machine.firmware_vars_template);
 	assert_string_equal(options.machine.debug_port, "stderr");
+	/* What is on a disk restarts by itself; not where one says otherwise, or a kernel is given. */
+	assert_int_equal(options.machine.on_reset, MACHINE_ON_RESET_RESTART);
+	assert_int_equal(PARSE("--firmware", "some.fd", "--on-reset", "stop"), 0);
+	assert_int_equal(options.machine.on_reset, MACHINE_ON_RESET_STOP);
+	assert_int_equal(PARSE("--firmware", "some.fd", "--kernel", "vmlinuz"), 0);
+	assert_int_equal(options.machine.on_reset, MACHINE_ON_RESET_STOP);
 	if (!PARSE("--firmware", "uefi")) {
 		assert_non_null(strstr(options.machine.firmware, "OVMF_CODE"));
 		assert_non_null(strstr(options.machine.firmware_vars_template, "OVMF_VARS"));
