@@ -63,6 +63,7 @@ const char help_run[] =
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=hvc0 --console stdio\n"
 	"  nestor run --disk debian.qcow2 --net user,hostfwd=tcp:127.0.0.1:2222-:22\n"
+	"  nestor run --firmware /usr/share/seabios/bios-256k.bin --disk debian.qcow2 --cdrom grub.iso,bootindex=0\n"
 	"  nestor run --kernel xen --module \"vmlinuz console=hvc0\" --module initrd.img --memory 2G\n"
 	"  nestor run --name web --detach --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
 	"  nestor run --kernel vmlinuz --initrd initrd.img --append console=tty0 --vnc :0\n"
