@@ -529,7 +529,7 @@ static void setup_pci(struct e1000e *card, bool rom)
 	card->pci.config_written = config_written;
 	pci_bar_memory(&card->pci, BAR_MEMORY, E1000E_REGISTERS, false, &memory_ops);
 	pci_bar_io(&card->pci, BAR_IO, IO_SIZE, &io_ops);
-	card->rom = rom ? net_port_rom("efi-e1000e.rom", &rom_size) : NULL;
+	card->rom = rom ? net_port_rom("efi-e1000e.rom", VENDOR_INTEL, DEVICE_82574L, &rom_size) : NULL;
 	if (card->rom)
 		pci_bar_ram(&card->pci, PCI_BARS, rom_size, card->rom, true);
 	pm = pci_add_capability(&card->pci, CAPABILITY_PM, PM_SIZE);

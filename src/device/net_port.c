@@ -14,7 +14,13 @@
  * connections to outside when it is looked at. */
 #define WIRE_NS    20000u
 #define OUTSIDE_MS 1u
-#define ROM_MAX    (1u << 20)
+/* "PCI Expansion ROM Header Format", "PCI Data Structure" */
+#define ROM_HEADER     0x1a
+#define ROM_CHECKSUM   6 /* a byte of iPXE's header that is there for it */
+#define DATA_STRUCTURE 0x18
+#define CODE_BIOS      0
+#define LAST_IMAGE     0x80
+#define ROM_MAX        (1u << 20)
 #define ROM_FOLDERS                                                                                          \
 	{                                                                                                    \
 		"/usr/lib/ipxe/qemu", "/usr/share/qemu", "/usr/share/ipxe/qemu"                              \
@@ -193,7 +199,36 @@ static void *read_rom(int fd, size_t *size)
 	return rom;
 }
 
-void *net_port_rom(const char *file, size_t *size)
+/*
+ * One ROM serves several devices; firmware runs it only where its data structure names the very one. PCI
+ * Firmware Specification, "PCI Data Structure" and "PCI Expansion ROM Header Format": BIOS images sum to
+ * zero.
+ */
+static void name_device(uint8_t *rom, size_t size, uint16_t vendor, uint16_t device)
+{
+	uint8_t ids[4] = {(uint8_t)vendor, (uint8_t)(vendor >> 8), (uint8_t)device, (uint8_t)(device >> 8)};
+
+	for (size_t at = 0; size - at >= ROM_HEADER && rom[at] == 0x55 && rom[at + 1] == 0xaa;) {
+		size_t data = at + rom[at + 0x18] + 256u * rom[at + 0x19], length;
+
+		if (data > size - DATA_STRUCTURE || memcmp(rom + data, "PCIR", 4))
+			return;
+		length = (rom[data + 0x10] + 256u * rom[data + 0x11]) * 512;
+		if (!length || length > size - at)
+			return;
+		for (unsigned i = 0; i < sizeof(ids); i++) {
+			if (rom[data + 0x14] == CODE_BIOS)
+				rom[at + ROM_CHECKSUM] =
+				    (uint8_t)(rom[at + ROM_CHECKSUM] + rom[data + 4 + i] - ids[i]);
+			rom[data + 4 + i] = ids[i];
+		}
+		if (rom[data + 0x15] & LAST_IMAGE)
+			return;
+		at += length;
+	}
+}
+
+void *net_port_rom(const char *file, uint16_t vendor, uint16_t device, size_t *size)
 {
 	static const char *const folders[] = ROM_FOLDERS;
 	void *rom = NULL;
@@ -209,5 +244,7 @@ void *net_port_rom(const char *file, size_t *size)
 		if (folder >= 0)
 			close(folder);
 	}
+	if (rom)
+		name_device(rom, *size, vendor, device);
 	return rom;
 }

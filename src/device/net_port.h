@@ -41,8 +41,10 @@ bool net_port_send(struct net_port *port, const struct iovec *piece, unsigned co
 void net_port_resume(struct net_port *port);
 bool net_port_link_up(const struct net_port *port);
 
-/* The option ROM for a card (iPXE's, as Debian installs it): its contents with *size a power of two,
- * page-aligned, to be freed; NULL where it is not there. */
-void *net_port_rom(const char *file, size_t *size);
+/*
+ * The option ROM for a card (iPXE's, as Debian installs it), made out to its PCI identity: its contents with
+ * *size a power of two, page-aligned, to be freed; NULL where it is not there.
+ */
+void *net_port_rom(const char *file, uint16_t vendor, uint16_t device, size_t *size);
 
 #endif

@@ -15,6 +15,9 @@
 #include "machine/machine.h"
 #include "util/error.h"
 
+#define PCI_VENDOR       0x1af4
+#define PCI_TRANSITIONAL 0x1000
+
 /* "Feature bits" */
 #define F_CSUM          (UINT64_C(1) << 0)
 #define F_GUEST_CSUM    (UINT64_C(1) << 1)
@@ -502,7 +505,9 @@ int virtio_net_create(struct machine *machine, unsigned index)
 	net->index = index;
 	snprintf(net->name, sizeof(net->name), "virtio-net%u", index);
 	setup.name = net->name;
-	setup.rom = net->rom = config->rom ? net_port_rom("efi-virtio.rom", &setup.rom_size) : NULL;
+	setup.rom = net->rom =
+	    config->rom ? net_port_rom("efi-virtio.rom", PCI_VENDOR, PCI_TRANSITIONAL, &setup.rom_size)
+	                : NULL;
 	error = timer_init(&net->send_timer, &machine->timers, send_timer_expired, net);
 	virtio_create(&net->virtio, machine, &setup);
 	net->receive_queue = virtio_add_queue(&net->virtio, QUEUE_SIZE, receive_notified);
