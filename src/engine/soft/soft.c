@@ -28,9 +28,8 @@
 struct engine_vcpu {
 	struct engine_vm *vm;
 	struct cpu *cpu;
-	bool thread_ready;
 	atomic_bool running; /* inside vcpu_run */
-	pid_t thread_id;     /* written before running is */
+	pid_t thread_id;     /* of the thread that runs it; written before running is */
 	bool kick_seen;      /* the watchdog's */
 };
 
@@ -165,11 +164,10 @@ static int soft_vcpu_create(struct engine_vm *vm, unsigned index, struct engine_
 
 static enum engine_exit soft_vcpu_run(struct engine_vcpu *vcpu)
 {
-	if (!vcpu->thread_ready) {
+	if (vcpu->thread_id != gettid()) { /* a machine that starts over has new threads */
 		if (bt_thread_init(vcpu->cpu) < 0)
 			return ENGINE_EXIT_ERROR;
 		vcpu->thread_id = gettid();
-		vcpu->thread_ready = true;
 		if (vcpu->cpu->index == 0 && !vcpu->vm->has_watchdog)
 			vcpu->vm->has_watchdog = !pthread_create(&vcpu->vm->watchdog, NULL, watchdog, vcpu->vm);
 	}

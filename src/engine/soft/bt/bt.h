@@ -290,7 +290,6 @@ void bt_careful_commit(struct cpu *cpu);
 _Noreturn void bt_native_fault(struct cpu *cpu, struct native_site *site);
 /* Cold: installs the signal handlers that turn native faults into guest exceptions; per thread: gs and stack. */
 int bt_thread_init(struct cpu *cpu);
-void bt_thread_end(struct cpu *cpu);
 void bt_set_gs_by_system_call(void *base);
 
 /*

@@ -255,9 +255,3 @@ int bt_thread_init(struct cpu *cpu)
 	cpu->bt->gs_base = NULL;
 	return 0;
 }
-
-void bt_thread_end(struct cpu *cpu)
-{
-	running = NULL;
-	native_signals_end();
-}

@@ -1,5 +1,6 @@
 #include "engine/soft/bt/native_signal.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/mman.h>
@@ -49,8 +50,25 @@ static void on_rescue(int number, siginfo_t *info, void *context)
 	native_rescue(((ucontext_t *)context)->uc_mcontext.gregs[REG_RSP]);
 }
 
+/* When a thread that ran a vCPU ends: each start of a machine has threads of its own. */
+static void free_stack(void *memory)
+{
+	stack_t none = { .ss_flags = SS_DISABLE };
+
+	sigaltstack(&none, NULL);
+	munmap(memory, SIGNAL_STACK);
+}
+
+static pthread_key_t stack_of_thread;
+
+static void make_key(void)
+{
+	pthread_key_create(&stack_of_thread, free_stack);
+}
+
 int native_signals_init(void)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	static const int signals[] = { SIGFPE, SIGSEGV, SIGBUS };
 	struct sigaction action = { .sa_sigaction = on_native_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
 	stack_t stack = { .ss_size = SIGNAL_STACK };
@@ -58,6 +76,8 @@ int native_signals_init(void)
 	stack.ss_sp = mmap(NULL, SIGNAL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (stack.ss_sp == MAP_FAILED || sigaltstack(&stack, NULL) < 0)
 		return -1;
+	pthread_once(&once, make_key);
+	pthread_setspecific(stack_of_thread, stack.ss_sp);
 	sigemptyset(&action.sa_mask);
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
 		sigaction(signals[i], &action, NULL);
@@ -65,12 +85,4 @@ int native_signals_init(void)
 
 	sigaction(native_rescue_signal(), &rescue, NULL);
 	return 0;
-}
-
-void native_signals_end(void)
-{
-	stack_t stack, none = { .ss_flags = SS_DISABLE };
-
-	if (!sigaltstack(&none, &stack) && !(stack.ss_flags & SS_DISABLE))
-		munmap(stack.ss_sp, stack.ss_size);
 }

@@ -12,9 +12,8 @@ struct native_redirect {
 	uint64_t r10, rip;
 };
 
-/* Installs the handlers, and an alternate signal stack for this thread. Returns 0 or -1. */
+/* Installs the handlers, and an alternate signal stack for this thread, until it ends. Returns 0 or -1. */
 int native_signals_init(void);
-void native_signals_end(void);
 
 /* Provided by create.c; called in the handler. trap: the exception's vector. rflags: the host's. False: not the
  * guest's doing. */
