@@ -413,27 +413,38 @@ static void add_xsave(struct cpu_model *model)
 	}
 }
 
+/* Not above this, so that Linux's kHz of the crystal times the numerator stay within 32 bits. */
+#define NUMERATOR_MAX 4000
+
 /*
- * SDM, TSC and Nominal Core Crystal Clock. Linux computes in whole kilohertz of the crystal times the ratio,
- * in 32 bits, so the crystal is chosen such that both are exact; and it takes the crystal for the APIC
- * timer's clock.
+ * SDM, TSC and Nominal Core Crystal Clock. Linux computes in whole kilohertz of the crystal times the ratio, in 32 bits,
+ * so the crystal is chosen such that both are exact. It is the APIC timer's clock, too, which is 1 GHz under KVM and
+ * which OVMF takes for that without asking: of the exact ones the crystal is the nearest to it.
  */
 static void add_tsc(struct cpu_model *model)
 {
 	struct cpuid_leaf *l = add(model, 0x15, -1);
-	uint32_t ratio = 1;
+	uint64_t khz = model->tsc_hz / 1000, wanted = 1000000, best = UINT64_MAX;
 
-	for (uint32_t r = 200; r > 1; r--)
-		if (model->tsc_hz % (r * 1000u) == 0 && model->tsc_hz / r >= 10000000) {
-			ratio = r;
-			break;
-		}
-	if (model->tsc_hz / ratio > UINT32_MAX)
-		ratio = 2 + (uint32_t)(model->tsc_hz >> 33);
-	model->tsc_hz -= model->tsc_hz % ratio;
 	l->eax = 1;
-	l->ebx = ratio;
-	l->ecx = (uint32_t)(model->tsc_hz / ratio);
+	l->ebx = model->tsc_hz > UINT32_MAX ? 2 + (uint32_t)(model->tsc_hz >> 33) : 1;
+	model->tsc_hz -= model->tsc_hz % l->ebx;
+	l->ecx = (uint32_t)(model->tsc_hz / l->ebx);
+	for (uint64_t n = 1; n <= NUMERATOR_MAX && model->tsc_hz % 1000 == 0; n++) {
+		uint64_t d = (wanted * n + khz / 2) / khz, crystal, off;
+
+		d = d ? d : 1;
+		if (khz * d % n)
+			continue;
+		crystal = khz * d / n;
+		off = crystal > wanted ? crystal - wanted : wanted - crystal;
+		if (off >= best || crystal * n > UINT32_MAX)
+			continue;
+		best = off;
+		l->eax = (uint32_t)d;
+		l->ebx = (uint32_t)n;
+		l->ecx = (uint32_t)(crystal * 1000);
+	}
 
 	l = add(model, 0x16, -1);
 	l->eax = l->ebx = (uint32_t)(model->tsc_hz / 1000000);

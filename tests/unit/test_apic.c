@@ -14,6 +14,7 @@
 #include <pthread.h>
 
 #include "engine/soft/cpu/apic.h"
+
 #include "engine/soft/cpu/time.h"
 
 #define TSC_HZ  1000000000u /* one tick is one nanosecond */
@@ -484,6 +485,32 @@ static void one_shot_counts_down_once(void **state)
 	assert_int_equal(seen.arms, 1);
 }
 
+/* 2.7 ticks of the TSC per count, as where the crystal has 1 GHz and the TSC 2.7. */
+static void a_count_may_be_a_fraction_of_ticks(void **state)
+{
+	struct cpu_model fraction = model;
+	struct cpu *cpu = *state;
+
+	fraction.leaf[2].eax = 10;
+	fraction.leaf[2].ebx = 27;
+	apic_destroy(cpu->apic);
+	cpu->model = &fraction;
+	assert_non_null(apic_create(cpu));
+	cpu->model = &model;
+	enable(cpu);
+	put(cpu, LVT_TIMER, 0x40);
+	put(cpu, TDCR, 0xb);
+	put(cpu, TMICT, 1000000);
+	cpu->retired += 2699;
+	assert_int_equal(get(cpu, TMCCT), 1000000 - 999 - 1);
+	cpu->retired += 2700000 - 2699 - 1;
+	apic_collect(cpu);
+	assert_int_equal(apic_pending_vector(cpu), -1);
+	cpu->retired += 1;
+	apic_collect(cpu);
+	assert_int_equal(apic_acknowledge(cpu), 0x40);
+}
+
 static void periodic_keeps_its_phase(void **state)
 {
 	struct cpu *cpu = *state;
@@ -626,6 +653,7 @@ int main(void)
 	    TEST(x2apic_mode_moves_the_registers),
 	    TEST(apic_base_follows_the_state_diagram),
 	    TEST(one_shot_counts_down_once),
+	    TEST(a_count_may_be_a_fraction_of_ticks),
 	    TEST(periodic_keeps_its_phase),
 	    TEST(deadline_fires_when_the_tsc_reaches_it),
 	    TEST(a_later_deadline_leaves_the_alarm_standing),

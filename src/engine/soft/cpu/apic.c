@@ -325,12 +325,22 @@ static void collect_inbox(struct cpu *cpu)
 
 /* ---- the timer ---- */
 
-/* TSC ticks per count: the divide configuration register applied to the crystal clock. */
-static uint64_t ticks_per_count(const struct apic *apic)
+/* TSC ticks for that many counts: the divide configuration register applied to the crystal clock. */
+static uint64_t ticks_of_counts(const struct apic *apic, uint32_t counts)
 {
 	unsigned code = (apic->divide & 3) | (apic->divide >> 1 & 4);
+	uint64_t ticks = (((uint64_t)counts * apic->clock_ticks) << ((code + 1) & 7)) / apic->clock_parts;
 
-	return (uint64_t)apic->ticks_per_clock << ((code + 1) & 7);
+	return ticks ? ticks : 1;
+}
+
+/* The counts that pass in that many TSC ticks. */
+static uint64_t counts_of_ticks(const struct apic *apic, uint64_t ticks)
+{
+	unsigned code = (apic->divide & 3) | (apic->divide >> 1 & 4);
+	uint64_t per_part = (uint64_t)apic->clock_ticks << ((code + 1) & 7);
+
+	return ticks / per_part * apic->clock_parts + ticks % per_part * apic->clock_parts / per_part;
 }
 
 static bool deadline_mode(const struct apic *apic)
@@ -366,7 +376,7 @@ static void timer_expired(struct cpu *cpu, uint64_t now)
 	struct apic *apic = cpu->apic;
 
 	if (TIMER_MODE(apic->lvt[LVT_TIMER]) == TIMER_PERIODIC) {
-		uint64_t period = (uint64_t)apic->initial_count * ticks_per_count(apic);
+		uint64_t period = ticks_of_counts(apic, apic->initial_count);
 
 		/* Periods that passed while the host let us sleep are one interrupt. */
 		apic->start_tick = now - (now - apic->expiry_tick) % period;
@@ -386,7 +396,7 @@ static void start_count(struct cpu *cpu)
 	if (deadline_mode(apic) || !apic->initial_count)
 		return;
 	apic->start_tick = time_ticks(cpu);
-	apic->expiry_tick = apic->start_tick + (uint64_t)apic->initial_count * ticks_per_count(apic);
+	apic->expiry_tick = apic->start_tick + ticks_of_counts(apic, apic->initial_count);
 	arm(cpu);
 }
 
@@ -423,12 +433,12 @@ static uint32_t current_count(const struct cpu *cpu)
 		return 0;
 	now = time_ticks(cpu);
 	if (now < apic->expiry_tick) {
-		left = (apic->expiry_tick - now) / ticks_per_count(apic);
+		left = counts_of_ticks(apic, apic->expiry_tick - now);
 		return left < apic->initial_count ? (uint32_t)left : apic->initial_count;
 	}
 	if (TIMER_MODE(apic->lvt[LVT_TIMER]) != TIMER_PERIODIC)
 		return 0;
-	left = (now - apic->expiry_tick) / ticks_per_count(apic) % apic->initial_count;
+	left = counts_of_ticks(apic, now - apic->expiry_tick) % apic->initial_count;
 	return apic->initial_count - (uint32_t)left;
 }
 
@@ -640,7 +650,7 @@ static bool write_register(struct cpu *cpu, unsigned number, uint32_t value)
 
 		apic->divide = value & 0xb;
 		if (left) {
-			apic->expiry_tick = time_ticks(cpu) + left * ticks_per_count(apic);
+			apic->expiry_tick = time_ticks(cpu) + ticks_of_counts(apic, left);
 			arm(cpu);
 		}
 		return true;

@@ -13,7 +13,8 @@ struct apic *apic_create(struct cpu *cpu)
 		return NULL;
 	memset(apic, 0, sizeof(*apic));
 	cpu_model_cpuid(cpu->model, 0x15, 0, crystal);
-	apic->ticks_per_clock = crystal[0] && crystal[1] >= crystal[0] ? crystal[1] / crystal[0] : 1;
+	apic->clock_ticks = crystal[0] && crystal[1] ? crystal[1] : 1;
+	apic->clock_parts = crystal[0] && crystal[1] ? crystal[0] : 1;
 	apic->x2apic_offered = cpu_model_has(cpu->model, 1, 0, 2, 21);
 	apic->deadline_offered = cpu_model_has(cpu->model, 1, 0, 2, 24);
 	cpu->apic = apic;

@@ -36,7 +36,8 @@ struct apic {
 	uint64_t armed_slack; /* how much earlier than armed_tick by our clock the machine's timer may fire */
 
 	bool x2apic_offered, deadline_offered; /* by CPUID. Constant */
-	uint32_t ticks_per_clock; /* TSC ticks per tick of the core crystal clock (CPUID.15H). Constant */
+	/* TSC ticks per tick of the core crystal clock, as a fraction of small numbers (CPUID.15H). Constant */
+	uint32_t clock_ticks, clock_parts;
 };
 
 #endif
