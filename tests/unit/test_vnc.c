@@ -177,6 +177,7 @@ static rfbClient *viewer_at(const char *host, int port)
 	rfbClient *client = rfbGetClient(8, 3, 4);
 
 	rfbClientLog = rfbClientErr = silent;
+	free(client->serverHost);
 	client->serverHost = strdup(host);
 	client->serverPort = port;
 	client->GetPassword = give_password;
@@ -399,7 +400,7 @@ static void passwords(void **state)
 	assert_int_equal(vnc_start(&server, display, &address, &handlers), 0);
 	password = "Secret";
 	assert_null(viewer_at(path, 0));
-	password = "";
+	password = "s";
 	assert_null(viewer_at(path, 0));
 	password = "secret";
 	client = viewer_at(path, 0);
