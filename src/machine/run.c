@@ -327,12 +327,12 @@ static void wait_for_vcpus(struct machine *machine)
  */
 static void reset_machine(struct machine *machine, bool suspend)
 {
-	if (!suspend)
-		memory_map_clear_ram(machine);
 	machine_lock(machine);
 	machine->sleeping = suspend;
 	machine_reset_devices(machine);
 	machine_unlock(machine);
+	if (!suspend)
+		memory_map_clear_ram(machine); /* no device stores into it any more */
 	if (atomic_load(&machine->map_changed)) {
 		machine_lock(machine);
 		memory_map_apply(machine);
