@@ -54,7 +54,7 @@ int soft_set_debug(struct cpu *cpu, const struct engine_debug *debug)
 	}
 	debugger->wish = *debug;
 	debugger->pass = debug->pass;
-	debugger->stepped = debugger->hit = false;
+	debugger->stepped = debugger->hit = debugger->left = false;
 	debugger->watch_count = 0;
 	for (unsigned i = 0; i < debug->count; i++)
 		debugger->watch_count += debug->point[i].access != ENGINE_POINT_EXECUTE;

@@ -9,8 +9,15 @@ bool debugger_stops(struct cpu *cpu, uint64_t linear)
 		debugger->hit = false;
 		return true;
 	}
-	if (!debugger_at_level(cpu))
+	if (!debugger_at_level(cpu)) {
+		debugger->left = true;
 		return false;
+	}
+	if (debugger->stepped && debugger->left && linear == debugger->step_from)
+		debugger->stepped = false;
+	debugger->left = false;
+	if (!debugger->stepped)
+		debugger->step_from = linear;
 	debugger->stop = (struct engine_debug_stop){.reason = ENGINE_STOP_ASKED, .gla = linear};
 	if (wish->halt) {
 		debugger->wish.halt = false;

@@ -11,7 +11,8 @@
  *
  * A step is a translated block of one instruction. What abandons an instruction (a fault, a VM entry or exit) counts
  * as one: the vCPU then stops at the handler's, the guest's or the hypervisor's next instruction. External interrupts
- * are held back meanwhile, or every step would end in the timer's handler.
+ * are held back meanwhile, or every step would end in the timer's handler. Where a VM exit goes to a level at which
+ * the vCPU does not stop, and that comes back to the same instruction (an EPT violation), it is done over.
  */
 #ifndef NESTOR_CPU_DEBUGGER_H
 #define NESTOR_CPU_DEBUGGER_H
@@ -23,6 +24,8 @@ struct debugger {
 	unsigned watch_count;           /* of wish.point: those that are not for execution */
 	bool pass;                      /* the breakpoint at the present address does not count */
 	bool stepped;                   /* since the last vcpu_set_debug: an instruction was executed or abandoned */
+	uint64_t step_from;             /* linear address of the instruction that is stepped over */
+	bool left;                      /* … and since then the vCPU was at a level where it does not stop */
 	bool hit;                       /* a watched address was accessed: `stop` says which */
 	struct engine_debug_stop stop;  /* the last one */
 	uint64_t cut[PAGE_SIZE / 64];   /* a bit per offset where blocks end; some may belong to breakpoints of the past */
