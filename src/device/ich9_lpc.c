@@ -6,6 +6,7 @@
  * PIRQA … PIRQH are the IOAPIC's inputs 16 … 23, and of the ISA interrupt that PIRQx_ROUT names.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -189,6 +190,20 @@ static void lpc_reset(void *state)
 	lpc_written(lpc, 0, 4);
 }
 
+static void describe(void *context, FILE *out)
+{
+	const struct lpc *lpc = context;
+
+	for (unsigned n = 0; n < PCI_PIRQS; n++) {
+		const struct irq_line *line = lpc->isa[n].line;
+
+		fprintf(out, "    PIRQ%c: IOAPIC input %u", 'A' + n, IOAPIC_PIRQA + n);
+		if (line)
+			fprintf(out, ", IRQ %u", (unsigned)(line - lpc->machine->irq));
+		fprintf(out, "%s\n", lpc->ioapic[n].level ? ", asserted" : "");
+	}
+}
+
 static const struct pci_identity lpc_identity = {
     .vendor = 0x8086,
     .device = 0x2918,
@@ -223,5 +238,6 @@ int ich9_lpc_create(struct machine *machine)
 		irq_pin_connect(&lpc->ioapic[n], &machine->irq[IOAPIC_PIRQA + n]);
 		irq_line_add_sink(&host->pirq[n], set_pirq, lpc, n);
 	}
+	machine_add_description(machine, "irq", "PCI router", describe, lpc);
 	return pci_add(machine, &lpc->bridge, 31, 0);
 }

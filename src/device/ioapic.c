@@ -6,6 +6,7 @@
 #include "device/ioapic.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "device/devices.h"
@@ -172,6 +173,23 @@ static void ioapic_reset(void *state)
 		ioapic->table[pin] = RTE_MASK;
 }
 
+static void describe(void *context, FILE *out)
+{
+	static const char *const mode[] = {"fixed", "lowest", "SMI", "3", "NMI", "INIT", "6", "ExtINT"};
+	const struct ioapic *ioapic = context;
+
+	for (unsigned pin = 0; pin < PLATFORM_IOAPIC_PINS; pin++) {
+		uint64_t entry = ioapic->table[pin];
+
+		if (entry & RTE_MASK && !(ioapic->level & 1u << pin))
+			continue;
+		fprintf(out, "    %2u: vector %#x %s to %s %u, %s%s%s%s\n", pin, (unsigned)(entry & RTE_VECTOR),
+		        mode[RTE_MODE(entry)], entry & RTE_LOGICAL ? "logical" : "CPU", (unsigned)(entry >> 56),
+		        entry & RTE_LEVEL ? "level" : "edge", entry & RTE_MASK ? ", masked" : "",
+		        ioapic->level & 1u << pin ? ", high" : "", entry & RTE_REMOTE_IRR ? ", in service" : "");
+	}
+}
+
 static const struct bus_ops ioapic_ops = {4, ioapic_read, ioapic_write};
 
 int ioapic_create(struct machine *machine)
@@ -188,6 +206,7 @@ int ioapic_create(struct machine *machine)
 		return error;
 	}
 	machine->ioapic = ioapic;
+	machine_add_description(machine, "irq", "IOAPIC", describe, ioapic);
 	for (unsigned irq = 0; irq < PLATFORM_IRQ_COUNT; irq++) {
 		if (irq == PLATFORM_IRQ_PIT)
 			irq_line_add_sink(&machine->irq[irq], ioapic_set_line, ioapic, PLATFORM_PIT_GSI);

@@ -7,6 +7,7 @@
 #include "device/pic.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "device/devices.h"
@@ -355,6 +356,19 @@ static void pic_reset(void *state)
 	update(pic);
 }
 
+static void describe(void *context, FILE *out)
+{
+	const struct pic *pic = context;
+
+	for (unsigned i = 0; i < 2; i++) {
+		const struct chip *chip = &pic->chip[i];
+
+		fprintf(out, "    %s: inputs %02x requests %02x masked %02x in service %02x level-triggered %02x vectors %#x\n",
+		        i ? "slave" : "master", chip->level, chip->irr, chip->imr, chip->isr, chip->elcr,
+		        chip->vector_base);
+	}
+}
+
 static const struct bus_ops master_ops = {1, master_read, master_write};
 static const struct bus_ops slave_ops = {1, slave_read, slave_write};
 static const struct bus_ops elcr_ops = {1, elcr_read, elcr_write};
@@ -373,6 +387,7 @@ int pic_create(struct machine *machine)
 		return error;
 	}
 	machine->pic = pic;
+	machine_add_description(machine, "irq", "8259", describe, pic);
 	for (unsigned input = 0; input < 16; input++)
 		if (input != CASCADE)
 			irq_line_add_sink(&machine->irq[input], pic_set_line, pic, input);

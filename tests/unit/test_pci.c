@@ -742,6 +742,15 @@ static void description_names_every_function(void **state)
 	assert_non_null(strstr(text, "00:04.0 1234:5678 class 0c0330 card"));
 	assert_non_null(strstr(text, "00:1f.0 8086:2918"));
 	free(text);
+	out = open_memstream(&text, &size);
+	route_pin(20, 0xa055);
+	set_intx(0, true);
+	assert_true(machine_describe(machine, "irq", out));
+	fclose(out);
+	assert_non_null(strstr(text, "PIRQE: IOAPIC input 20, IRQ 10, asserted"));
+	assert_non_null(strstr(text, "20: vector 0x55 fixed to CPU 0, level, high, in service"));
+	assert_non_null(strstr(text, "slave: inputs 04"));
+	free(text);
 }
 
 int main(void)
