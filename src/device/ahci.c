@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "device/devices.h"
+#include "device/fw_cfg.h"
 #include "machine/machine.h"
 #include "util/error.h"
 
@@ -396,6 +397,9 @@ static int connect_drives(struct ahci *ahci)
 		error = disk_create(&ahci->port[port].disk, machine, config);
 		if (!error && config->cdrom && disk_size(ahci->port[port].disk) < 2048)
 			error = error_set(EINVAL, "%s is too small for a CD; its sectors have 2048 bytes", config->file);
+		if (!error)
+			error = fw_cfg_add_boot_path(machine->fw_cfg, config->boot_index,
+			                             "/pci@i0cf8/pci8086,2922@1f,2/drive@%x/disk@0", port);
 		port++;
 	}
 	return error;

@@ -1,6 +1,7 @@
 #include "device/fw_cfg.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,16 +148,21 @@ int fw_cfg_add_writable(struct fw_cfg *fw_cfg, const char *name, const void *dat
 
 /* ---- the boot order ---- */
 
-int fw_cfg_add_boot_path(struct fw_cfg *fw_cfg, int boot_index, const char *path)
+int fw_cfg_add_boot_path(struct fw_cfg *fw_cfg, int boot_index, const char *format, ...)
 {
-	char text[sizeof(fw_cfg->boot_path)] = "";
+	char text[sizeof(fw_cfg->boot_path)] = "", path[BOOT_PATH_SIZE];
 	unsigned place = 0;
-	size_t length = 0;
+	size_t length;
+	va_list arguments;
 
 	if (boot_index < 0)
 		return 0;
-	if (fw_cfg->boot_paths == BOOT_PATHS || strlen(path) >= sizeof(fw_cfg->boot_path[0]))
+	va_start(arguments, format);
+	length = (size_t)vsnprintf(path, sizeof(path), format, arguments);
+	va_end(arguments);
+	if (fw_cfg->boot_paths == BOOT_PATHS || length >= sizeof(path))
 		return error_set(ENOSPC, "%s: too much for the boot order", path);
+	length = 0;
 	while (place < fw_cfg->boot_paths && fw_cfg->boot_index[place] <= boot_index)
 		place++;
 	for (unsigned i = fw_cfg->boot_paths++; i > place; i--) {

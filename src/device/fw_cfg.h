@@ -42,12 +42,13 @@ int fw_cfg_set_u32(struct fw_cfg *fw_cfg, uint16_t key, uint32_t value);
 int fw_cfg_set_u64(struct fw_cfg *fw_cfg, uint16_t key, uint64_t value);
 
 /*
- * Names a device in the firmware's boot order. boot_index: lowest first, -1: not at all. path: in Open Firmware's
+ * Names a device in the firmware's boot order. boot_index: lowest first, -1: not at all. format: the path in Open Firmware's
  * manner as SeaBIOS and OVMF know it, "/pci@i0cf8/scsi@4/disk@0,0" for a virtio-blk function in slot 4,
  * "/pci@i0cf8/pci8086,2922@1f,2/drive@0/disk@0" for a drive of the AHCI controller in 1f.2,
  * "/pci@i0cf8/ethernet@3/ethernet-phy@0". Returns 0, or a negative errno with error_text().
  */
-int fw_cfg_add_boot_path(struct fw_cfg *fw_cfg, int boot_index, const char *path);
+int fw_cfg_add_boot_path(struct fw_cfg *fw_cfg, int boot_index, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /*
  * Like fw_cfg_add_file, and the guest may write the file by DMA, within its size: written(context, data, size) is

@@ -393,6 +393,9 @@ static void fill_cmos(struct rtc *rtc)
 	set_cmos16(rtc, 0x34, 0x35, above_16m > 0xffff ? 0xffff : above_16m);
 	set_cmos16(rtc, 0x5b, 0x5c, high);
 	rtc->cmos[0x5d] = (uint8_t)(high >> 16);
+	/* The BIOS's boot order: hard disk, CD, network; every floppy counts as bootable (bit 0). */
+	rtc->cmos[0x3d] = 0x32;
+	rtc->cmos[0x38] = 0x41;
 	rtc->cmos[0x5f] = (uint8_t)(rtc->machine->config.cpu_count - 1);
 }
 

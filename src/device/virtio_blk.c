@@ -9,6 +9,7 @@
 
 #include "device/devices.h"
 #include "device/disk.h"
+#include "device/fw_cfg.h"
 #include "device/virtio.h"
 #include "machine/machine.h"
 #include "util/error.h"
@@ -393,9 +394,12 @@ static int create(struct machine *machine, const struct disk_config *config)
 	for (unsigned i = 0; i < queues; i++)
 		virtio_add_queue(&blk->virtio, QUEUE_SIZE, notified);
 	error = virtio_add(&blk->virtio, PCI_SLOT_ANY);
-	if (error)
+	if (error) {
 		destroy(blk);
-	return error;
+		return error;
+	}
+	return fw_cfg_add_boot_path(machine->fw_cfg, config->boot_index, "/pci@i0cf8/scsi@%x/disk@0,0",
+	                            blk->virtio.pci.slot);
 }
 
 int virtio_blk_create(struct machine *machine)
