@@ -292,6 +292,39 @@ static int teardown(void **state)
 	return 0;
 }
 
+static void screens(void **state)
+{
+	assert_int_equal(PARSE("--kernel", "k"), 0);
+	assert_int_equal(options.machine.vga, MACHINE_VGA_NONE);
+	assert_null(options.machine.vnc.host);
+	assert_null(options.machine.vnc.path);
+	assert_int_equal(PARSE("--kernel", "k", "--vga", "std"), 0);
+	assert_int_equal(options.machine.vga, MACHINE_VGA_STD);
+	assert_int_equal(PARSE("--kernel", "k", "--vnc", ":1"), 0);
+	assert_int_equal(options.machine.vga, MACHINE_VGA_STD);
+	assert_string_equal(options.machine.vnc.host, "127.0.0.1");
+	assert_int_equal(options.machine.vnc.port, 5901);
+	assert_null(options.machine.vnc.password_file);
+	assert_int_equal(PARSE("--kernel", "k", "--vnc", "5999"), 0);
+	assert_string_equal(options.machine.vnc.host, "127.0.0.1");
+	assert_int_equal(options.machine.vnc.port, 5999);
+	assert_int_equal(PARSE("--kernel", "k", "--vnc", "host.example:100,password-file=a,,b"), 0);
+	assert_string_equal(options.machine.vnc.host, "host.example");
+	assert_int_equal(options.machine.vnc.port, 100);
+	assert_string_equal(options.machine.vnc.password_file, "a,b");
+	assert_int_equal(PARSE("--kernel", "k", "--vnc", "[::1]:0"), 0);
+	assert_string_equal(options.machine.vnc.host, "::1");
+	assert_int_equal(options.machine.vnc.port, 5900);
+	assert_int_equal(PARSE("--kernel", "k", "--vnc", "unix:/tmp/a=b"), 0);
+	assert_string_equal(options.machine.vnc.path, "/tmp/a=b");
+	refused(PARSE("--kernel", "k", "--vga", "none", "--vnc", ":0"), "--vga none");
+	refused(PARSE("--kernel", "k", "--vga", "qxl"), "std or none");
+	refused(PARSE("--kernel", "k", "--vnc", "::1:0"), "must be [HOST]:N");
+	refused(PARSE("--kernel", "k", "--vnc", ":"), "must be [HOST]:N");
+	refused(PARSE("--kernel", "k", "--vnc", ":65536"), "must be [HOST]:N");
+	refused(PARSE("--kernel", "k", "--vnc", ":0,password-file="), "needs a file name");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -307,6 +340,7 @@ int main(void)
 		cmocka_unit_test(bad_values_are_named),
 		cmocka_unit_test(bad_lines_are_refused),
 		cmocka_unit_test(at_most_sixteen_modules),
+		cmocka_unit_test(screens),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, teardown);

@@ -71,11 +71,12 @@ static inline void read_capability(struct virtio_driver *v, unsigned at)
 		v->pci_window = at;
 }
 
-/* Finds the first device with this PCI device ID; false where there is none. */
-static inline bool virtio_find(struct virtio_driver *v, struct machine *machine, uint16_t device)
+/* Finds the first device with this PCI device ID from a slot on; false where there is none. */
+static inline bool virtio_find_from(struct virtio_driver *v, struct machine *machine, uint16_t device,
+                                    unsigned slot)
 {
 	*v = (struct virtio_driver){.machine = machine};
-	for (v->slot = 0; v->slot < 32; v->slot++)
+	for (v->slot = slot; v->slot < 32; v->slot++)
 		if (pci_read(machine, v->slot, 0, 4) == (0x1af4u | (uint32_t)device << 16))
 			break;
 	if (v->slot == 32)
@@ -87,6 +88,11 @@ static inline bool virtio_find(struct virtio_driver *v, struct machine *machine,
 		v->legacy = (uint16_t)bar_address(machine, v->slot, 0);
 	pci_write(machine, v->slot, 4, 2, 7);
 	return true;
+}
+
+static inline bool virtio_find(struct virtio_driver *v, struct machine *machine, uint16_t device)
+{
+	return virtio_find_from(v, machine, device, 0);
 }
 
 static inline uint32_t common(struct virtio_driver *v, unsigned offset, unsigned size)
