@@ -153,6 +153,9 @@ uint64_t pci_bar_address(const struct pci_function *function, unsigned index)
 	/* Zero is where the chipset's own ports and RAM are: it means "not placed". */
 	if (address == 0 || address > (bar->io ? PORT_LIMIT : ADDRESS_LIMIT) - bar->size)
 		return PCI_NOWHERE;
+	/* From the IOAPIC up to 4 GiB the chipset decodes for itself: local APICs and flash are no ranges of the bus. */
+	if (!bar->io && address < PLATFORM_HIGH_RAM && address + bar->size > PLATFORM_PCI_HOLE_END)
+		return PCI_NOWHERE;
 	return address;
 }
 

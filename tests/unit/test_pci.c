@@ -382,6 +382,10 @@ static void memory_bar_is_memory(void **state)
 	assert_null(machine_memory(machine, GPA(0xd0200000), 1));
 	write_card(0x24, 4, IOAPIC & ~0xffffu); /* over the IOAPIC */
 	assert_null(machine_memory(machine, GPA(IOAPIC), 1));
+	write_card(0x24, 4, 0xfee00000); /* over the local APICs */
+	assert_null(machine_memory(machine, GPA(0xfee00000), 1));
+	write_card(0x14, 4, 0xfffff000); /* where firmware is, or would be */
+	assert_true(card[0].function.bar[BAR_MEMORY].mapped == PCI_NOWHERE);
 	write_card(0x24, 4, 0xd0200000);
 	write_card(4, 2, 0);
 	assert_null(machine_memory(machine, GPA(0xd0200000), 1));
