@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 #include "cli/session.h"
 #include "config/options.h"
@@ -9,6 +10,7 @@
 #include "engine/cpu_model.h"
 #include "machine/load.h"
 #include "machine/machine.h"
+#include "machine/notify.h"
 #include "util/error.h"
 
 static void print_state_hash(struct machine *machine)
@@ -45,6 +47,13 @@ static int run_machine(struct session *session, const struct options *options, c
 		return status;
 	}
 	status = machine_run(machine);
+	/* A command's status must not be taken from a kernel that never came to it. */
+	if (options->host_root.wanted && status == 0 && machine->stop_reason &&
+	    strcmp(machine->stop_reason, STOP_GUEST_RESET) == 0) {
+		usage_error("run", "the guest was reset before its command ended, as after a kernel panic; "
+				   "--append loglevel=7 shows more");
+		status = STATUS_REFUSED;
+	}
 	session_stop(session, status);
 	if (options->state_hash)
 		print_state_hash(machine);
@@ -52,12 +61,14 @@ static int run_machine(struct session *session, const struct options *options, c
 	return status;
 }
 
-static int run(const struct options *options)
+static int run(struct options *options)
 {
 	struct machine_config config = options->machine;
 	struct session session;
 	int status;
 
+	if (host_root_prepare(&options->host_root, &config))
+		return usage_error("run", "%s", error_text());
 	if (session_begin(&session, options, &config))
 		status = usage_error("run", "%s", error_text());
 	else

@@ -25,7 +25,7 @@ enum option_code {
 	OPTION_FIRMWARE_VARS, OPTION_FW_CFG, OPTION_DEBUG_PORT, OPTION_UUID,
 	OPTION_NAME, OPTION_DETACH, OPTION_GDB,
 	OPTION_HELP,
-	OPTION_CONSOLE, OPTION_RNG, OPTION_SHARE,
+	OPTION_CONSOLE, OPTION_RNG, OPTION_SHARE, OPTION_HOST_ROOT, OPTION_MODULES,
 };
 
 static const struct option long_options[] = {
@@ -49,6 +49,8 @@ static const struct option long_options[] = {
 	{"engine", required_argument, NULL, OPTION_ENGINE},
 	{"serial", required_argument, NULL, OPTION_SERIAL},
 	{"console", required_argument, NULL, OPTION_CONSOLE},
+	{"host-root", optional_argument, NULL, OPTION_HOST_ROOT},
+	{"modules", required_argument, NULL, OPTION_MODULES},
 	{"share", required_argument, NULL, OPTION_SHARE},
 	{"rng", no_argument, NULL, OPTION_RNG},
 	{"clock", required_argument, NULL, OPTION_CLOCK},
@@ -423,6 +425,10 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		return serial_of(value, machine, serial_count);
 	case OPTION_CONSOLE:
 		return console_option(value, machine);
+	case OPTION_HOST_ROOT:
+		return host_root_option(&options->host_root, value);
+	case OPTION_MODULES:
+		return path_of("modules", value, &options->host_root.modules);
 	case OPTION_SHARE:
 		return share_options_add(&options->share, machine, value);
 	case OPTION_RNG:
@@ -581,10 +587,18 @@ int options_parse(struct options *options, int argc, char **argv)
 		if (result || options->tune_list || options->device_list)
 			return result;
 	}
+	if (options->host_root.wanted) {
+		options->host_root.command = argv + optind;
+		options->host_root.command_words = (unsigned)(argc - optind);
+		optind = argc;
+	}
 	if (optind < argc)
 		return error_set(EINVAL, "%s: not an option; did you mean --kernel %s?", argv[optind], argv[optind]);
 	if (!serial_count)
 		options->machine.serial[0] = options->detach ? "console" : has_terminal(options->machine.console) ? "null" : "stdio";
+	result = host_root_complete(&options->host_root, &options->machine, serial_count > 0);
+	if (result)
+		return result;
 	/* A machine that boots a disk or firmware has a network; a kernel by itself gets what is asked for. */
 	if (!options->no_network && !options->machine.net_count && !options->machine.kernel)
 		net_options_default(&options->machine);
@@ -609,6 +623,7 @@ int options_parse(struct options *options, int argc, char **argv)
 
 void options_free(struct options *options)
 {
+	host_root_options_free(&options->host_root);
 	share_options_free(&options->share);
 	disk_options_free(&options->disk);
 	display_options_free(&options->display);

@@ -8,6 +8,7 @@
 
 #include "config/disk_options.h"
 #include "config/display_options.h"
+#include "config/host_root_options.h"
 #include "config/virtio_options.h"
 #include "machine/machine_config.h"
 
@@ -24,6 +25,7 @@ struct options {
 	bool device_list;              /* --device list, the same */
 	bool no_network;               /* --net none */
 	bool no_kernel_cache;          /* --kernel-cache off */
+	struct host_root_options host_root;
 	struct share_options share;    /* of --share */
 	struct disk_options disk;      /* the texts of --disk and --cdrom */
 	char *kernel_cache;            /* owned: the default folder for unpacked kernels, or NULL */

@@ -1,10 +1,12 @@
-/* isa-debug-exit: a write of v to port F4h ends the run with status (v << 1) | 1. */
+/* isa-debug-exit: a write of v to port F4h ends the run with status (v << 1) | 1; for --host-root with v. */
 #include "device/devices.h"
 #include "machine/machine.h"
 
 static void debug_exit_write(void *state, uint64_t offset, unsigned size, uint64_t value)
 {
-	machine_device_exit(state, (int)((value << 1 | 1) & 0xff));
+	struct machine *machine = state;
+
+	machine_device_exit(machine, (int)((machine->config.exact_exit ? value : value << 1 | 1) & 0xff));
 }
 
 static const struct bus_ops debug_exit_ops = {4, NULL, debug_exit_write};

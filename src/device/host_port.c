@@ -30,7 +30,7 @@
 #define HISTORY_SIZE 16384 /* of a console, for who connects */
 #define LAG_MS       50    /* a console's terminal is waited for so long, then what it does not take is dropped */
 
-enum kind { KIND_NULL, KIND_STDIO, KIND_FILE, KIND_PTY, KIND_UNIX, KIND_CONSOLE };
+enum kind { KIND_NULL, KIND_STDIO, KIND_STDERR, KIND_FILE, KIND_PTY, KIND_UNIX, KIND_CONSOLE };
 
 struct host_port {
 	struct machine *machine;
@@ -117,7 +117,7 @@ static bool write_all(struct host_port *port, const uint8_t *data, size_t size)
 		}
 		if (fd >= 0 && errno == EINTR)
 			continue;
-		if (fd >= 0 && errno == EAGAIN && port->kind == KIND_STDIO) {
+		if (fd >= 0 && errno == EAGAIN && (port->kind == KIND_STDIO || port->kind == KIND_STDERR)) {
 			struct pollfd wait = {.fd = fd, .events = POLLOUT};
 
 			poll(&wait, 1, -1);
@@ -456,6 +456,11 @@ static int open_kind(struct host_port *port, const char *spec)
 		port->kind = KIND_STDIO;
 		return open_stdio(port);
 	}
+	if (strcmp(spec, "stderr") == 0) {
+		port->kind = KIND_STDERR;
+		atomic_store(&port->out_fd, STDERR_FILENO);
+		return 0;
+	}
 	if (strncmp(spec, "file:", 5) == 0 && spec[5]) {
 		port->kind = KIND_FILE;
 		return open_file(port, spec + 5);
@@ -525,7 +530,7 @@ void host_port_close(struct host_port *port)
 	if (port->kind == KIND_STDIO)
 		terminal_restore();
 	out = atomic_load(&port->out_fd);
-	if (out >= 0 && port->kind != KIND_STDIO)
+	if (out >= 0 && port->kind != KIND_STDIO && port->kind != KIND_STDERR)
 		close(out); /* of a pty or a socket this is in_fd too */
 	if (port->listen_fd >= 0)
 		close(port->listen_fd);

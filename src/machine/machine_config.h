@@ -85,6 +85,7 @@ struct machine_config {
 
 	const char *console[MACHINE_CONSOLES]; /* virtio consoles, as serial; unused ones NULL */
 	bool rng;                              /* virtio-rng */
+	bool exact_exit; /* isa-debug-exit: the value itself is the status */
 	struct share_config share[MACHINE_SHARES];
 	unsigned share_count;
 
