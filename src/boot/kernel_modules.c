@@ -189,6 +189,6 @@ int kernel_version(const char *path, char *version, size_t size)
 		version[length] = (char)setup[at + length];
 		length++;
 	}
-	version[length] = 0;
+	version[*version == '.' ? 0 : length] = 0;
 	return 0;
 }
