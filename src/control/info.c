@@ -141,26 +141,50 @@ static int info_mtree(struct control_state *state, unsigned cpu, FILE *out)
 	return 0;
 }
 
-static int describe(struct control_state *state, const char *topic, const char *none, FILE *out)
-{
-	if (!machine_describe(state->machine, topic, out))
-		fprintf(out, "%s\n", none);
-	return 0;
-}
-
 static int info_pci(struct control_state *state, unsigned cpu, FILE *out)
 {
-	return describe(state, "pci", "no PCI functions", out);
+	if (!machine_describe(state->machine, "pci", out))
+		fprintf(out, "no PCI functions\n");
+	return 0;
 }
 
 static int info_block(struct control_state *state, unsigned cpu, FILE *out)
 {
-	return describe(state, "block", "no disks", out);
+	const struct machine_config *config = &state->machine->config;
+
+	for (unsigned i = 0; i < config->disk_count; i++) {
+		const struct disk_config *disk = &config->disk[i];
+
+		fprintf(out, "disk%u: %s, %s%s%s%s\n", i, disk->file, disk->interface == DISK_AHCI ? "AHCI" : "virtio",
+		        disk->cdrom ? " CD" : "", disk->read_only && !disk->cdrom ? ", read only" : "",
+		        disk->snapshot ? ", snapshot" : "");
+	}
+	if (!machine_describe(state->machine, "block", out) && !config->disk_count)
+		fprintf(out, "no disks\n");
+	return 0;
 }
 
 static int info_network(struct control_state *state, unsigned cpu, FILE *out)
 {
-	return describe(state, "network", "no network devices", out);
+	const struct machine_config *config = &state->machine->config;
+
+	for (unsigned i = 0; i < config->net_count; i++) {
+		const struct net_config *net = &config->net[i];
+		const uint8_t *mac = net->mac;
+
+		fprintf(out, "net%u: %s, %02x:%02x:%02x:%02x:%02x:%02x, ", i, net->model == NET_MODEL_E1000E ? "e1000e" : "virtio",
+		        mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+		if (net->kind == NET_TAP)
+			fprintf(out, "tap %s\n", net->interface);
+		else
+			fprintf(out, "user%s\n", net->restricted ? ", restricted" : "");
+		for (unsigned f = 0; f < net->forward_count; f++)
+			fprintf(out, "  %s port %u of the host goes to port %u of the guest\n", net->forward[f].udp ? "UDP" : "TCP",
+			        net->forward[f].host_port, net->forward[f].guest_port);
+	}
+	if (!machine_describe(state->machine, "network", out) && !config->net_count)
+		fprintf(out, "no network devices\n");
+	return 0;
 }
 
 static int info_status(struct control_state *state, unsigned cpu, FILE *out)

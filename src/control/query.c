@@ -53,6 +53,35 @@ static json_t *query_memory(struct control_state *state, json_t *arguments, stru
 	                 (json_int_t)0);
 }
 
+/* A disk as QMP's BlockInfo, as far as it is known. */
+static json_t *block_info(const struct disk_config *disk, unsigned index)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "disk%u", index);
+	return json_pack("{s:s,s:s,s:b,s:b,s:s,s:{s:s,s:b,s:s,s:b}}", "device", name, "qdev",
+	                 disk->interface == DISK_AHCI ? "ahci" : "virtio-blk", "removable", disk->cdrom, "locked", 0, "type",
+	                 "unknown", "inserted", "file", disk->file, "ro", disk->read_only, "drv",
+	                 disk->format ? disk->format : "auto", "encrypted", 0);
+}
+
+static json_t *query_block(struct control_state *state, json_t *arguments, struct command_error *error)
+{
+	const struct machine_config *config = &state->machine->config;
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < config->disk_count; i++) {
+		json_t *row = block_info(&config->disk[i], i);
+
+		if (!row) { /* a file's name that is no UTF-8 */
+			json_decref(list);
+			return command_fail(error, "the name of disk %u is not UTF-8", i);
+		}
+		json_array_append_new(list, row);
+	}
+	return list;
+}
+
 /* What `nestor ps` shows of a machine, in one answer. */
 static json_t *query_nestor(struct control_state *state, json_t *arguments, struct command_error *error)
 {
@@ -76,6 +105,7 @@ const struct control_command commands_query[] = {
     {"query-target", "", query_target},
     {"query-cpus-fast", "", query_cpus_fast},
     {"query-memory-size-summary", "", query_memory},
+    {"query-block", "", query_block},
     {"query-nestor", "", query_nestor},
     {NULL, NULL, NULL},
 };

@@ -4,6 +4,7 @@
 #include "control/command.h"
 #include "device/acpi_pm.h"
 #include "machine/machine.h"
+#include "machine/sleep.h"
 #include "util/error.h"
 
 int control_hold(struct control_state *state)
@@ -71,6 +72,13 @@ static json_t *run_system_powerdown(struct control_state *state, json_t *argumen
 	return json_object();
 }
 
+static json_t *run_system_wakeup(struct control_state *state, json_t *arguments, struct command_error *error)
+{
+	if (!machine_wakeup(state->machine))
+		return command_fail(error, "Unable to wake up: guest is not in suspended state");
+	return json_object();
+}
+
 static json_t *run_quit(struct control_state *state, json_t *arguments, struct command_error *error)
 {
 	machine_stop_because(state->machine, 0, STOP_HOST_QUIT);
@@ -93,6 +101,7 @@ const struct control_command commands_run[] = {
     {"cont", "", run_cont},
     {"system_reset", "", run_system_reset},
     {"system_powerdown", "", run_system_powerdown},
+    {"system_wakeup", "", run_system_wakeup},
     {"quit", "", run_quit},
     {"inject-nmi", "", run_inject_nmi},
     {NULL, NULL, NULL},

@@ -142,6 +142,15 @@ static int prepare_memory(struct disk_request *request)
 	return map_segments(request) ? 0 : use_bounce(request);
 }
 
+/* The guest learns of it by its own controller's means; who looks at the machine from outside, by this. */
+static void report_error(const struct disk *disk, int result)
+{
+	char text[96];
+
+	snprintf(text, sizeof(text), "%.60s: %s", disk->config.file, strerror(-result));
+	machine_notify(disk->machine, MACHINE_EVENT_BLOCK_ERROR, text);
+}
+
 /* After a read: the data is where it belongs, and translated code of those pages is known to be old. */
 static int deliver_data(struct disk_request *request, int result)
 {
@@ -190,6 +199,8 @@ static void complete(struct disk_request *request)
 	if (request->operation == BLOCK_READ && request->iov)
 		result = deliver_data(request, result);
 	forget(request);
+	if (result && result != -EFAULT && result != -EINVAL)
+		report_error(request->disk, result);
 	request->completed(request, result); /* may submit it again */
 }
 

@@ -691,6 +691,10 @@ void stub_packet(struct stub *stub, const char *data, size_t size)
 		stub->closing = true;
 		break;
 	case 'k':
+		if (size > 1) {
+			reply(stub, "");
+			break;
+		}
 		machine_stop_because(stub->machine, 0, STOP_HOST_UI);
 		stub->closing = true;
 		break;
