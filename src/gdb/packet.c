@@ -81,7 +81,7 @@ enum packet_event packet_read(struct packet_reader *reader, uint8_t byte)
 		return PACKET_NOTHING;
 	case PACKET_SUM_HIGH:
 		reader->bad_sum = digit < 0;
-		reader->high = (uint8_t)(digit << 4);
+		reader->high = (uint8_t)((unsigned)digit << 4);
 		reader->place = PACKET_SUM_LOW;
 		return PACKET_NOTHING;
 	case PACKET_SUM_LOW:
