@@ -347,6 +347,8 @@ int main(int argc, char **argv)
 		abort();
 	config.disk[0] = (struct disk_config){.file = disk, .format = "raw", .boot_index = -1};
 	config.disk_count = 1;
+	if (argc > 3)
+		config.clock = ENGINE_CLOCK_REAL;
 	config.console[0] = "null";
 	config.rng = true;
 	config.share[0] = (struct share_config){.directory = share, .tag = "share"};
