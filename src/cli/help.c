@@ -50,7 +50,7 @@ const char help_run[] =
 	"  --name NAME            a control socket for nestor ps, stop, console, info … (docs/control.md)\n"
 	"  --detach, -d           go to the background once the guest runs, and print the name\n"
 	"  --gdb PORT[,wait]      serve GDB on a TCP port of the loopback, or unix:PATH; wait: start when it lets\n"
-	"                         the guest go\n"
+	"                         the guest go; arch=i386 or arch=i8086: for 32- or 16-bit code\n"
 	"\n"
 	"Looking inside:\n"
 	"  --trace LIST           of vmx, exception, block, msr, io, separated by commas\n"

@@ -6,7 +6,8 @@ struct gdb;
 struct machine;
 
 /*
- * Listens where spec says: "PORT" (TCP on 127.0.0.1) or "unix:PATH", with ",wait": the guest does not start before a
+ * Listens where spec says: "PORT" (TCP on 127.0.0.1) or "unix:PATH", with ",arch=i386" or
+ * ",arch=i8086": registers as GDB knows them for 32- or 16-bit code; with ",wait": the guest does not start before a
  * debugger lets it. Before machine_run; machine is borrowed until gdb_stop. Returns 0, or a negative errno with
  * error_text().
  */

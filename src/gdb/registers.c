@@ -17,12 +17,12 @@ enum {
 #define XSTATE_SSE 2u
 #define XSTATE_AVX 4u
 
-enum kind { KIND_GPR, KIND_PC, KIND_FLAGS, KIND_SELECTOR, KIND_ST, KIND_X87, KIND_XMM, KIND_MXCSR, KIND_YMMH, KIND_BASE,
+enum kind { KIND_GPR, KIND_GPR32, KIND_PC, KIND_FLAGS, KIND_SELECTOR, KIND_ST, KIND_X87, KIND_XMM, KIND_MXCSR, KIND_YMMH, KIND_BASE,
             KIND_SYSTEM };
 
-/* A run of registers of one kind. where: of the first; step between them. */
-struct row {
-	const char *names; /* separated by blanks; "xmm%u" with count */
+/* A run of registers of one kind. */
+struct register_row {
+	const char *names; /* separated by blanks */
 	const char *type, *group;
 	enum kind kind;
 	uint8_t size, count;
@@ -30,10 +30,11 @@ struct row {
 
 static const uint8_t gpr_order[] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RBP, REG_RSP,
                                     REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+static const uint8_t gpr32_order[] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI};
 static const uint8_t selector_order[] = {SEG_CS, SEG_SS, SEG_DS, SEG_ES, SEG_FS, SEG_GS};
 static const uint8_t base_order[] = {SEG_FS, SEG_GS};
 
-static const struct row rows[] = {
+static const struct register_row rows64[] = {
     {"rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15", "int64", NULL, KIND_GPR, 8, 16},
     {"rip", "code_ptr", NULL, KIND_PC, 8, 1},
     {"eflags", "i386_eflags", NULL, KIND_FLAGS, 4, 1},
@@ -49,7 +50,20 @@ static const struct row rows[] = {
      NULL, KIND_YMMH, 16, 16},
 };
 
-#define ROW_COUNT (sizeof(rows) / sizeof(rows[0]))
+static const struct register_row rows32[] = {
+    {"eax ecx edx ebx esp ebp esi edi", "int32", NULL, KIND_GPR32, 4, 8},
+    {"eip", "code_ptr", NULL, KIND_PC, 4, 1},
+    {"eflags", "i386_eflags", NULL, KIND_FLAGS, 4, 1},
+    {"cs ss ds es fs gs", "int32", NULL, KIND_SELECTOR, 4, 6},
+    {"st0 st1 st2 st3 st4 st5 st6 st7", "i387_ext", NULL, KIND_ST, 10, 8},
+    {"fctrl fstat ftag fiseg fioff foseg fooff fop", "int", "float", KIND_X87, 4, 8},
+    {"xmm0 xmm1 xmm2 xmm3 xmm4 xmm5 xmm6 xmm7", "vec128", NULL, KIND_XMM, 16, 8},
+    {"mxcsr", "i386_mxcsr", "vector", KIND_MXCSR, 4, 1},
+    {"cr0 cr2 cr3 cr4 cr8 efer", "int64", "system", KIND_SYSTEM, 8, 6},
+    {"ymm0h ymm1h ymm2h ymm3h ymm4h ymm5h ymm6h ymm7h", "uint128", NULL, KIND_YMMH, 16, 8},
+};
+
+#define ROWS(table) (sizeof(table) / sizeof((table)[0]))
 
 /* ---- target.xml ---- */
 
@@ -66,7 +80,7 @@ static void add(struct registers *registers, const char *format, ...)
 	registers->xml_size += (size_t)written; /* test_gdb sees to it that there is room */
 }
 
-static void add_row(struct registers *registers, const struct row *row)
+static void add_row(struct registers *registers, const struct register_row *row)
 {
 	const char *name = row->names;
 
@@ -115,36 +129,47 @@ static void add_feature(struct registers *registers, const char *name, const cha
 {
 	add(registers, "<feature name=\"%s\">\n%s", name, types);
 	for (size_t i = first; i <= last; i++)
-		add_row(registers, &rows[i]);
+		add_row(registers, &registers->row[i]);
 	add(registers, "</feature>\n");
 }
 
-void registers_init(struct registers *registers, bool avx)
+void registers_init(struct registers *registers, bool avx, enum registers_kind kind)
 {
-	*registers = (struct registers){.avx = avx};
+	static const char *const architecture[] = {"i386:x86-64", "i386", "i8086"};
+	bool i386 = kind != REGISTERS_X86_64;
+	size_t last = 5; /* of core; the rows of both tables are alike up to mxcsr */
+
+	*registers = (struct registers){.row = i386 ? rows32 : rows64};
+	registers->row_count = (unsigned)(i386 ? ROWS(rows32) : ROWS(rows64)) - !avx;
 	add(registers, "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target>\n"
-	               "<architecture>i386:x86-64</architecture>\n");
-	add_feature(registers, "org.gnu.gdb.i386.core", types_core, 0, 5);
-	add_feature(registers, "org.gnu.gdb.i386.sse", types_sse, 6, 7);
-	add_feature(registers, "org.gnu.gdb.i386.segments", "", 8, 8);
-	add_feature(registers, "org.nestor.i386.system", "", 9, 9);
+	               "<architecture>%s</architecture>\n", architecture[kind]);
+	add_feature(registers, "org.gnu.gdb.i386.core", types_core, 0, last);
+	add_feature(registers, "org.gnu.gdb.i386.sse", types_sse, last + 1, last + 2);
+	last += 2;
+	if (!i386) {
+		last++;
+		add_feature(registers, "org.gnu.gdb.i386.segments", "", last, last);
+	}
+	last++;
+	add_feature(registers, "org.nestor.i386.system", "", last, last);
+	last++;
 	if (avx)
-		add_feature(registers, "org.gnu.gdb.i386.avx", "", 10, 10);
+		add_feature(registers, "org.gnu.gdb.i386.avx", "", last, last);
 	add(registers, "</target>\n");
 }
 
 /* ---- values ---- */
 
 /* The row of a number, and the number within it. NULL: none. */
-static const struct row *find(const struct registers *registers, unsigned number, unsigned *index)
+static const struct register_row *find(const struct registers *registers, unsigned number, unsigned *index)
 {
 	if (number >= registers->count)
 		return NULL;
-	for (size_t i = 0; i < ROW_COUNT; i++) {
+	for (size_t i = 0; i < registers->row_count; i++) {
 		*index = number;
-		if (number < rows[i].count)
-			return &rows[i];
-		number -= rows[i].count;
+		if (number < registers->row[i].count)
+			return &registers->row[i];
+		number -= registers->row[i].count;
 	}
 	return NULL;
 }
@@ -152,7 +177,7 @@ static const struct row *find(const struct registers *registers, unsigned number
 unsigned registers_size(const struct registers *registers, unsigned number)
 {
 	unsigned index;
-	const struct row *row = find(registers, number, &index);
+	const struct register_row *row = find(registers, number, &index);
 
 	return row ? row->size : 0;
 }
@@ -256,11 +281,13 @@ static void set_x87(uint8_t *area, unsigned index, uint32_t value)
 	memcpy(area + offset[index], &value, index == 4 || index == 6 ? 4 : 2);
 }
 
-static uint64_t get_integer(const struct row *row, unsigned index, const struct vcpu_state *state)
+static uint64_t get_integer(const struct register_row *row, unsigned index, const struct vcpu_state *state)
 {
 	switch (row->kind) {
 	case KIND_GPR:
 		return state->gpr[gpr_order[index]];
+	case KIND_GPR32:
+		return state->gpr[gpr32_order[index]];
 	case KIND_PC:
 		return registers_pc(state);
 	case KIND_FLAGS:
@@ -276,11 +303,14 @@ static uint64_t get_integer(const struct row *row, unsigned index, const struct 
 	}
 }
 
-static void set_integer(const struct row *row, unsigned index, struct vcpu_state *state, uint64_t value)
+static void set_integer(const struct register_row *row, unsigned index, struct vcpu_state *state, uint64_t value)
 {
 	switch (row->kind) {
 	case KIND_GPR:
 		state->gpr[gpr_order[index]] = value;
+		break;
+	case KIND_GPR32:
+		state->gpr[gpr32_order[index]] = value; /* as an instruction with a 32-bit operand does */
 		break;
 	case KIND_PC:
 		state->rip = is_64bit(state) ? value : (uint32_t)(value - state->seg[SEG_CS].base);
@@ -308,7 +338,7 @@ static bool is_in_area(enum kind kind)
 void registers_get(const struct registers *registers, unsigned number, const struct vcpu_state *state, void *value)
 {
 	unsigned index;
-	const struct row *row = find(registers, number, &index);
+	const struct register_row *row = find(registers, number, &index);
 	struct vcpu_state valid;
 	uint64_t integer;
 
@@ -334,7 +364,7 @@ void registers_get(const struct registers *registers, unsigned number, const str
 void registers_set(const struct registers *registers, unsigned number, struct vcpu_state *state, const void *value)
 {
 	unsigned index;
-	const struct row *row = find(registers, number, &index);
+	const struct register_row *row = find(registers, number, &index);
 	uint64_t integer = 0;
 
 	if (!is_in_area(row->kind)) {

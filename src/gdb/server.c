@@ -235,11 +235,12 @@ struct place {
 	unsigned port;    /* of TCP, 0: */
 	const char *path; /* … this socket; borrowed from the list */
 	bool wait;
+	enum registers_kind kind;
 };
 
 static int parse(struct properties *list, const char *spec, struct place *place)
 {
-	const char *first;
+	const char *first, *arch;
 	char *end;
 	int result = properties_parse(list, "--gdb", spec);
 	unsigned long port;
@@ -259,7 +260,13 @@ static int parse(struct properties *list, const char *spec, struct place *place)
 		place->port = (unsigned)port;
 	}
 	result = properties_switch(list, "wait", false, &place->wait);
-	return result ? result : properties_check_used(list, "wait");
+	arch = properties_get(list, "arch");
+	if (arch && strcmp(arch, "i8086") && strcmp(arch, "i386") && strcmp(arch, "x86-64"))
+		return error_set(EINVAL, "--gdb %s: arch must be x86-64, i386 or i8086, for 64-, 32- or 16-bit code", spec);
+	place->kind = !arch || !strcmp(arch, "x86-64") ? REGISTERS_X86_64
+		    : !strcmp(arch, "i386")            ? REGISTERS_I386
+						       : REGISTERS_I8086;
+	return result ? result : properties_check_used(list, "wait and arch=x86-64, i386 or i8086");
 }
 
 int gdb_check(const char *spec)
@@ -311,14 +318,15 @@ int gdb_start(struct gdb **result, struct machine *machine, const char *spec)
 	gdb->machine = machine;
 	gdb->client_fd = gdb->listen_fd = -1;
 	gdb->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	stub_init(&gdb->stub, machine, send_packet, gdb);
 	error = gdb->wake_fd < 0 ? error_set(errno, "--gdb: cannot make an event counter: %s", strerror(errno)) : 0;
 	if (!error && !machine->engine->vcpu_set_debug)
 		error = error_set(ENOTSUP, "--gdb: the %s engine cannot be debugged", machine->engine->name);
 	if (!error)
 		error = parse(&list, spec, &place);
-	if (!error)
+	if (!error) {
+		stub_init(&gdb->stub, machine, place.kind, send_packet, gdb);
 		error = listen_at(gdb, &place);
+	}
 	if (!error && place.wait)
 		error = machine_pause(machine); /* vCPUs that start stand still */
 	if (!error) {

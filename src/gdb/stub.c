@@ -704,13 +704,13 @@ void stub_packet(struct stub *stub, const char *data, size_t size)
 	}
 }
 
-void stub_init(struct stub *stub, struct machine *machine, void (*send)(void *context, const char *data, size_t size),
-               void *context)
+void stub_init(struct stub *stub, struct machine *machine, enum registers_kind kind,
+               void (*send)(void *context, const char *data, size_t size), void *context)
 {
 	memset(stub, 0, sizeof(*stub));
 	stub->machine = machine;
 	stub->send = send;
 	stub->context = context;
 	stub->levels = ENGINE_LEVEL_ANY;
-	registers_init(&stub->registers, cpu_model_has(&machine->cpu_model, 1, 0, 2, 28));
+	registers_init(&stub->registers, cpu_model_has(&machine->cpu_model, 1, 0, 2, 28), kind);
 }

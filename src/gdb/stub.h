@@ -55,8 +55,9 @@ struct stub {
 	char answer[2 * PACKET_MAX + 64];           /* being made */
 };
 
-void stub_init(struct stub *stub, struct machine *machine, void (*send)(void *context, const char *data, size_t size),
-               void *context);
+/* kind: of code, for the description of registers. */
+void stub_init(struct stub *stub, struct machine *machine, enum registers_kind kind,
+               void (*send)(void *context, const char *data, size_t size), void *context);
 
 /* A debugger is there: the machine stops. already_paused: it stands still for us already. Returns 0, or -EBUSY. */
 int stub_attach(struct stub *stub, bool already_paused);

@@ -203,7 +203,7 @@ static void fuzz_packets(struct machine *machine, unsigned rounds)
 {
 	char bytes[4096 + 1];
 
-	stub_init(&stub, machine, sent, NULL);
+	stub_init(&stub, machine, seed % 3, sent, NULL);
 	if (stub_attach(&stub, false))
 		abort();
 	for (unsigned i = 0; i < rounds; i++) {

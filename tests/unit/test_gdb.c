@@ -86,15 +86,18 @@ static const struct registers *registers(bool avx)
 {
 	static struct registers result;
 
-	registers_init(&result, avx);
+	registers_init(&result, avx, REGISTERS_X86_64);
 	return &result;
 }
 
 static void test_description_names_every_register_once(void **state)
 {
-	for (int avx = 0; avx < 2; avx++) {
-		const struct registers *r = registers(avx);
-		unsigned found = 0, size = 0;
+	for (int kind = 0; kind < 6; kind++) {
+		static struct registers made;
+		const struct registers *r = &made;
+		unsigned found = 0, size = 0, avx = kind & 1, i386 = kind >> 1 != REGISTERS_X86_64;
+
+		registers_init(&made, avx, kind >> 1);
 
 		assert_true(r->xml_size < sizeof(r->xml) - 1);
 		assert_int_equal(strlen(r->xml), r->xml_size);
@@ -107,7 +110,8 @@ static void test_description_names_every_register_once(void **state)
 		}
 		assert_true(size <= REGISTERS_SIZE_MAX);
 		assert_int_equal(registers_size(r, r->count), 0);
-		assert_int_equal(strstr(r->xml, "ymm15h") != NULL, avx);
+		assert_int_equal(strstr(r->xml, i386 ? "ymm7h" : "ymm15h") != NULL, avx);
+		assert_int_equal(strstr(r->xml, "\"rax\"") == NULL, i386);
 	}
 }
 
@@ -178,6 +182,30 @@ static void test_pc_is_linear_where_cs_has_a_base(void **state)
 	pc = 0xffff1234;
 	registers_set(r, 16, &s, &pc);
 	assert_int_equal(s.rip, 0x1234);
+}
+
+static void test_i386_registers_are_where_gdb_expects_them(void **state)
+{
+	struct vcpu_state s = {.rip = 0x1234, .rflags = 2};
+	uint32_t v = 0;
+	static struct registers r;
+
+	registers_init(&r, true, REGISTERS_I386);
+	for (unsigned i = 0; i < 16; i++)
+		s.gpr[i] = 0x100 + i;
+	s.seg[SEG_CS].base = 0xf0000;
+	for (unsigned i = 0; i < 8; i++) { /* GDB's order is the hardware's */
+		registers_get(&r, i, &s, &v);
+		assert_int_equal(v, 0x100 + i);
+	}
+	registers_get(&r, 8, &s, &v);
+	assert_int_equal(v, 0xf1234);
+	registers_get(&r, 9, &s, &v);
+	assert_int_equal(v, 2);
+	v = 0xffffffff;
+	registers_set(&r, 4, &s, &v);
+	assert_int_equal(s.gpr[REG_RSP], 0xffffffff);
+	assert_int_equal(registers_size(&r, 40), 4); /* mxcsr, behind 16 + 16 + 8 */
 }
 
 /* ---- the stub, with an engine that records ---- */
@@ -254,7 +282,7 @@ static struct machine *begin(unsigned cpus)
 	for (unsigned i = 1; i < cpus; i++)
 		machine->vcpu[i].engine_vcpu = machine->vcpu[0].engine_vcpu;
 	machine->engine = &debug_engine;
-	stub_init(&stub, machine, fake_send, NULL);
+	stub_init(&stub, machine, REGISTERS_X86_64, fake_send, NULL);
 	assert_int_equal(stub_attach(&stub, false), 0);
 	assert_int_equal(atomic_load(&machine->pauses), 1);
 	return machine;
@@ -469,6 +497,7 @@ int main(void)
 	    cmocka_unit_test(test_description_names_every_register_once),
 	    cmocka_unit_test(test_registers_are_where_gdb_expects_them),
 	    cmocka_unit_test(test_registers_take_what_is_written),
+	    cmocka_unit_test(test_i386_registers_are_where_gdb_expects_them),
 	    cmocka_unit_test(test_pc_is_linear_where_cs_has_a_base),
 	    cmocka_unit_test(test_memory_is_read_and_written),
 	    cmocka_unit_test(test_registers_by_packets),
