@@ -195,10 +195,9 @@ static void wait_for(struct cpu *cpu, struct cpu *other, uint64_t asked)
 		if (try_custody(other)) {
 			coherence_serve_revokes(other);
 			__atomic_store_n(&other->inbox->custody, CUSTODY_SLEEPS, __ATOMIC_RELEASE);
-			continue;
+		} else {
+			wait_a_little(cpu, turns);
 		}
-		coherence_serve_revokes(cpu);
-		wait_a_little(cpu, turns);
 	}
 }
 
@@ -213,16 +212,21 @@ void coherence_hold(struct cpu *cpu, uint64_t page)
 	if (!coherence->writers)
 		return;
 	others = __atomic_load_n(&coherence->writers[page], __ATOMIC_SEQ_CST) & ~bit_of(cpu);
+	if (!others)
+		return;
 	for (uint64_t left = others; left; left &= left - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(left);
 
 		asked[i] = ask_to_revoke(coherence->cpu[i], page);
 	}
+	/* Meanwhile this vCPU stands still for all who wait for it, or there would be circles of them. */
+	coherence_sleep(cpu);
 	for (uint64_t left = others; left; left &= left - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(left);
 
 		wait_for(cpu, coherence->cpu[i], asked[i]);
 	}
+	coherence_wake(cpu);
 }
 
 void coherence_release(struct cpu *cpu, uint64_t page)

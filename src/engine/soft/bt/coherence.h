@@ -15,7 +15,7 @@
  * Requests lie in the other's inbox and are served at its next look at the kick word, which precedes the delivery
  * of an interrupt, so that a guest that synchronizes as the SDM demands (Handling Self- and Cross-Modifying Code)
  * never runs what was there before. A vCPU that sleeps cannot answer: who waits for it serves its inbox in its place
- * (`custody`). While one waits it answers others, so that two that wait for each other both go on.
+ * (`custody`). Whoever waits counts as asleep, so that no circle of vCPUs that wait for one another can form.
  */
 #ifndef NESTOR_BT_COHERENCE_H
 #define NESTOR_BT_COHERENCE_H
