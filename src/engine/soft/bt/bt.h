@@ -175,7 +175,8 @@ struct bt {
 	/* a write in progress from the bounce buffer */
 	struct {
 		uint64_t offset;
-		unsigned segment, size, rest;
+		unsigned segment, size, rest; /* size 0: the operand was direct */
+		const uint8_t *bounce;
 		bool write;
 	} careful;
 	bool host_bmi2, host_fsgsbase;

@@ -6,6 +6,7 @@
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/debugger.h"
 #include "engine/soft/cpu/memory.h"
+#include "engine/soft/cpu/memory_direct.h"
 
 #ifdef NESTOR_SANITIZED
 /* Instrumented code may use vector registers: put the guest's away around it. */
@@ -254,21 +255,37 @@ uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access)
 
 	if (cpu->mode & MODE_ALIGN && size <= 8 && gla.v & (size - 1))
 		cpu_raise_error(cpu, VECTOR_AC, 0);
-	uint8_t *bounce = cpu->bounce + (gla.v & 63);
+	/*
+	 * A locked access over two of the host's cache lines must not be one on the host, which may make it take a second
+	 * (split lock detection); alignment means nothing to it otherwise.
+	 */
+	bool splits = ACCESS_LOCKED(access) && (gla.v & 63) + size > 64;
+	uint8_t *bounce = cpu->bounce + (splits ? 0 : gla.v & 63);
 
 	/* What reaches a device ends its block: the device may have made something pending. */
 	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC && !ACCESS_ALONE(access) && !is_plain(cpu, gla, size, write))
 		retry_carefully(cpu);
 	if (write && !ACCESS_ALONE(access) && writes_code(cpu, gla, size))
 		retry_carefully(cpu);
-	if (write && ACCESS_LOCKED(access) && cpu->coherence && cpu->coherence->writers)
+	if (write && ACCESS_LOCKED(access) && cpu->coherence && cpu->coherence->writers) {
+		/* A lock beside code, as firmware has them: the host's own locked instruction is atomic. */
+		uint8_t *host = splits ? NULL : mem_direct(cpu, gla, size, ACCESS_WRITE, mem_class(cpu));
+
+		if (host) {
+			bt->careful.size = 0; /* nothing to write back */
+			bt_take(cpu, ACCESS_REST(access));
+			C_END(cpu);
+			return (uint64_t)host;
+		}
 		coherence_be_alone(cpu); /* until the operand is written back */
+	}
 	if (write)
 		mem_check_write(cpu, gla, size, mem_class(cpu));
 	if (use & USE_READ)
 		read_linear(cpu, gla, bounce, size);
 	bt->careful.offset = gla.v;
 	bt->careful.size = size;
+	bt->careful.bounce = bounce;
 	bt->careful.write = write;
 	bt->careful.rest = ACCESS_REST(access);
 	bt_take(cpu, ACCESS_REST(access));
@@ -281,8 +298,10 @@ void bt_careful_commit(struct cpu *cpu)
 	struct bt *bt = cpu->bt;
 	gla_t gla = GLA(bt->careful.offset);
 	unsigned size = bt->careful.size;
-	const uint8_t *bounce = cpu->bounce + (gla.v & 63);
+	const uint8_t *bounce = bt->careful.bounce;
 
+	if (!size)
+		return;
 	C_BEGIN(cpu);
 	bt_give_back(cpu, bt->careful.rest);
 	if (size == 1 || size == 2 || size == 4 || size == 8) {
