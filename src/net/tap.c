@@ -98,9 +98,10 @@ static int open_by_name(struct tap *tap, const char *name)
 		int error = errno;
 
 		return error_set(error, "--net tap,ifname=%s: %s%s", name, strerror(error),
-		                 error == EPERM   ? "; as root: ip tuntap add dev NAME mode tap user USER"
-		                 : error == EBUSY ? "; another program has it"
-		                                  : "");
+		                 error == EPERM    ? "; as root: ip tuntap add dev NAME mode tap user USER"
+		                 : error == EINVAL ? "; is it a tap interface, not another kind?"
+		                 : error == EBUSY  ? "; another program has it"
+		                                   : "");
 	}
 	return 0;
 }
