@@ -39,7 +39,7 @@ const char help_run[] =
 	"  --net user[,…]         a network card behind NAT: hostfwd=tcp::2222-:22, restrict, net=10.0.2.0/24, ipv6=off,\n"
 	"                         hostname=, tftp=DIR, bootfile=; may be repeated, as may\n"
 	"  --net tap,ifname=NAME  or fd=N: a card on a tap interface; --net none: no card\n"
-	"        …,model=virtio|e1000e,mac=ADDRESS,rom=off   of each card (virtio)\n"
+	"        …,model=virtio|e1000e,mac=ADDRESS,bootindex=N,rom=off   of each card (virtio)\n"
 	"  --vga std|none         a VGA; nestor screenshot shows it (std with firmware or --vnc, else none)\n"
 	"  --vnc [HOST]:N|PORT|unix:PATH[,password-file=FILE]\n"
 	"                         show the screen to VNC viewers; host: this machine alone (127.0.0.1)\n"

@@ -8,8 +8,11 @@
 #include "util/error.h"
 #include "util/properties.h"
 
-#define KNOWN_USER "user takes model, mac, rom, hostfwd, restrict, net, ipv6, hostname, tftp and bootfile"
-#define KNOWN_TAP  "tap takes model, mac, rom, ifname and fd"
+#define KNOWN_USER                                                                                           \
+	"user takes model, mac, rom, bootindex, hostfwd, restrict, net, ipv6, hostname, tftp and bootfile"
+#define KNOWN_TAP "tap takes model, mac, rom, bootindex, ifname and fd"
+
+#define BOOT_INDEX_MAX 255 /* as of disks */
 
 static int bad(const struct properties *list, const char *key, const char *value, const char *must)
 {
@@ -201,6 +204,7 @@ static void card_init(struct net_config *net, unsigned index)
 	    .network = 0x0a000200,
 	    .mask = 0xffffff00,
 	    .fd = -1,
+	    .boot_index = -1,
 	};
 }
 
@@ -208,6 +212,7 @@ static int card_of(struct properties *list, struct machine_config *machine, bool
 {
 	const char *kind = properties_first(list);
 	struct net_config *net = &machine->net[machine->net_count];
+	uint64_t boot_index = UINT64_MAX;
 	int error;
 
 	if (kind && !strcmp(kind, "none")) {
@@ -229,6 +234,10 @@ static int card_of(struct properties *list, struct machine_config *machine, bool
 		error = model_of(list, net);
 	if (!error)
 		error = properties_switch(list, "rom", true, &net->rom);
+	if (!error)
+		error = properties_number(list, "bootindex", 0, BOOT_INDEX_MAX, &boot_index);
+	if (boot_index != UINT64_MAX)
+		net->boot_index = (int)boot_index;
 	if (!error)
 		error = *kind == 'u' ? user_of(list, net) : tap_of(list, net);
 	for (unsigned i = 0; i < machine->net_count && !error; i++)

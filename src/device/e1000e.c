@@ -563,5 +563,6 @@ int e1000e_create(struct machine *machine, unsigned index)
 		e1000e_destroy(card);
 		return error;
 	}
-	return pci_add(machine, &card->pci, PCI_SLOT_ANY, 0);
+	error = pci_add(machine, &card->pci, PCI_SLOT_ANY, 0);
+	return error ? error : net_card_boot_path(machine, index, card->pci.slot);
 }

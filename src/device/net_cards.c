@@ -1,7 +1,14 @@
 #include "device/net_cards.h"
 
 #include "device/devices.h"
+#include "device/fw_cfg.h"
 #include "machine/machine.h"
+
+int net_card_boot_path(struct machine *machine, unsigned index, unsigned slot)
+{
+	return fw_cfg_add_boot_path(machine->fw_cfg, machine->config.net[index].boot_index,
+	                            "/pci@i0cf8/ethernet@%x/ethernet-phy@0", slot);
+}
 
 int net_cards_create(struct machine *machine)
 {

@@ -517,7 +517,9 @@ int virtio_net_create(struct machine *machine, unsigned index)
 		error = net_port_open(&net->port, machine, config, &port_ops, net);
 	if (!error)
 		error = virtio_add(&net->virtio, PCI_SLOT_ANY);
-	if (error)
+	if (error) {
 		virtio_net_destroy(net);
-	return error;
+		return error;
+	}
+	return net_card_boot_path(machine, index, net->virtio.pci.slot);
 }

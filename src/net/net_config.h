@@ -29,6 +29,7 @@ struct net_config {
 	enum net_kind kind;
 	enum net_model model;
 	uint8_t mac[NET_MAC_SIZE]; /* the guest's */
+	int boot_index;            /* the firmware's order, lowest first; -1: none */
 	bool rom;                  /* offer iPXE's option ROM where it is installed */
 
 	/* ---- NET_USER ---- */

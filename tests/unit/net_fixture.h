@@ -41,7 +41,7 @@ static inline struct machine *net_fixture_create(enum net_model model)
 	wire = pair[1];
 	fcntl(wire, F_SETFL, O_NONBLOCK);
 	config.net_count = 1;
-	config.net[0] = (struct net_config){.kind = NET_TAP, .model = model, .fd = pair[0]};
+	config.net[0] = (struct net_config){.kind = NET_TAP, .model = model, .fd = pair[0], .boot_index = -1};
 	memcpy(config.net[0].mac, card_mac, 6);
 	machine = fixture_create_from(&config);
 	for (card_function = 0; card_function < 256; card_function++)
