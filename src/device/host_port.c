@@ -47,6 +47,7 @@ struct host_port {
 	uint8_t history[HISTORY_SIZE];
 	size_t history_count, history_first;
 	bool lagging; /* the terminal did not take all; the writer's */
+	bool patient; /* host_port_be_patient */
 
 	uint8_t in[INPUT_SIZE]; /* under the machine lock */
 	unsigned in_count, in_first;
@@ -103,6 +104,26 @@ static void write_console(struct host_port *port, const uint8_t *data, size_t si
 	pthread_mutex_unlock(&port->console_lock);
 }
 
+/*
+ * A socket's other end does not read. Who waits without harm (a patient port) does so until the end; others for a moment,
+ * and then not again until it reads.
+ */
+static bool wait_for_reader(struct host_port *port, int fd)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLOUT};
+	bool patient;
+
+	if (port->lagging && !port->patient)
+		return false;
+	if (poll(&wait, 1, LAG_MS) > 0)
+		return true;
+	pthread_mutex_lock(&port->lock);
+	patient = port->patient && !port->closing;
+	pthread_mutex_unlock(&port->lock);
+	port->lagging = !patient;
+	return patient;
+}
+
 /* False where the bytes could not be written and never will. */
 static bool write_all(struct host_port *port, const uint8_t *data, size_t size)
 {
@@ -113,9 +134,12 @@ static bool write_all(struct host_port *port, const uint8_t *data, size_t size)
 		if (written > 0) {
 			data += written;
 			size -= (size_t)written;
+			port->lagging = false;
 			continue;
 		}
 		if (fd >= 0 && errno == EINTR)
+			continue;
+		if (fd >= 0 && errno == EAGAIN && port->kind == KIND_UNIX && wait_for_reader(port, fd))
 			continue;
 		if (fd >= 0 && errno == EAGAIN && (port->kind == KIND_STDIO || port->kind == KIND_STDERR)) {
 			struct pollfd wait = {.fd = fd, .events = POLLOUT};
@@ -182,6 +206,11 @@ void host_port_put(struct host_port *port, uint8_t byte)
 	if (port->sleeping)
 		pthread_cond_signal(&port->more);
 	pthread_mutex_unlock(&port->lock);
+}
+
+void host_port_be_patient(struct host_port *port)
+{
+	port->patient = true;
 }
 
 size_t host_port_write(struct host_port *port, const uint8_t *data, size_t size)

@@ -27,6 +27,8 @@ void host_port_close(struct host_port *port);
 /* Under the machine lock: */
 /* Sends a byte; waits only where 64 KiB are buffered already. */
 void host_port_put(struct host_port *port, uint8_t byte);
+/* Nothing is lost to a socket's slow reader: for those who send with host_port_write only. After opening. */
+void host_port_be_patient(struct host_port *port);
 /* Sends what there is room for of size bytes, without waiting. Returns how many that were. */
 size_t host_port_write(struct host_port *port, const uint8_t *data, size_t size);
 /* Takes the next byte that came in. False where there is none. */

@@ -193,6 +193,8 @@ static int create(struct machine *machine, const char *spec)
 	error = timer_init(&console->retry, &machine->timers, transmit, console);
 	if (!error)
 		error = host_port_open(&console->host, machine, spec, "console", receive, console);
+	if (!error && machine->config.clock == ENGINE_CLOCK_REAL)
+		host_port_be_patient(console->host);
 	if (!error)
 		error = virtio_add(&console->virtio, PCI_SLOT_ANY);
 	if (error) {

@@ -517,6 +517,14 @@ static void interrupts_by_event_index(void **state)
 	use_one();
 	virtqueue_notify(queue);
 	assert_int_equal(interrupts, 3);
+	queue_set_used_event(&driver, 6); /* passed with the one before */
+	use_one();
+	virtqueue_notify(queue);
+	assert_int_equal(interrupts, 3);
+	queue_set_used_event(&driver, 8); /* the one that comes */
+	use_one();
+	virtqueue_notify(queue);
+	assert_int_equal(interrupts, 4);
 	/* Around the wrap: every one is asked for, every one comes. */
 	interrupts = 0;
 	for (unsigned i = 0; i < 66000; i++) {
