@@ -8,7 +8,7 @@
 #include "cli/vm.h"
 #include "control/client.h"
 #include "control/endpoint.h"
-#include "device/terminal.h"
+#include "device/serial/terminal.h"
 #include "util/error.h"
 
 #define ESCAPE 0x01 /* Ctrl-A */

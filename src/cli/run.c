@@ -6,7 +6,7 @@
 
 #include "cli/session.h"
 #include "config/options.h"
-#include "device/optional.h"
+#include "device/optional/optional.h"
 #include "engine/cpu_model.h"
 #include "machine/load.h"
 #include "machine/machine.h"

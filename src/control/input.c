@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "control/command.h"
-#include "device/input.h"
+#include "device/input/input.h"
 #include "display/display.h"
 #include "machine/machine.h"
 #include "util/error.h"

@@ -2,7 +2,7 @@
 #include <errno.h>
 
 #include "control/command.h"
-#include "device/acpi_pm.h"
+#include "device/chipset/acpi_pm.h"
 #include "machine/machine.h"
 #include "machine/sleep.h"
 #include "util/error.h"

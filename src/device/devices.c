@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-#include "device/optional.h"
+#include "device/optional/optional.h"
 
 /* In this order: interrupt controllers before what connects to their lines. */
 static int (*const create[])(struct machine *machine) = {

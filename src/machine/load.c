@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "boot/boot.h"
-#include "device/fw_cfg.h"
-#include "device/pci_bus.h"
+#include "device/firmware/fw_cfg.h"
+#include "device/pci/pci_bus.h"
 #include "engine/vcpu_state.h"
 #include "machine/machine.h"
 #include "util/error.h"

@@ -5,7 +5,7 @@
 
 #include "boot/boot.h"
 #include "boot/file.h"
-#include "device/fw_cfg.h"
+#include "device/firmware/fw_cfg.h"
 #include "device/platform.h"
 #include "machine/load.h"
 #include "machine/machine.h"

@@ -9,8 +9,8 @@
 #include <string.h>
 
 #include "device/devices.h"
-#include "device/ioapic.h"
-#include "device/pic.h"
+#include "device/chipset/ioapic.h"
+#include "device/chipset/pic.h"
 #include "machine/event_loop.h"
 #include "util/error.h"
 

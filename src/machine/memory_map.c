@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "device/terminal.h"
+#include "device/serial/terminal.h"
 #include "machine/machine.h"
 #include "util/error.h"
 

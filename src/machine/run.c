@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "device/terminal.h"
+#include "device/serial/terminal.h"
 #include "engine/vcpu_state.h"
 #include "machine/event_loop.h"
 #include "machine/machine.h"

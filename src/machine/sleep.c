@@ -1,7 +1,7 @@
 #include "machine/sleep.h"
 
-#include "device/acpi_pm.h"
-#include "device/rtc.h"
+#include "device/chipset/acpi_pm.h"
+#include "device/chipset/rtc.h"
 #include "machine/machine.h"
 
 /* Where firmware looks for what a reset was about (IBM PC AT, "Shutdown Status Byte"), and S3's value there. */

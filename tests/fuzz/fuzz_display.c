@@ -8,8 +8,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "device/input.h"
-#include "device/vga.h"
+#include "device/input/input.h"
+#include "device/vga/vga.h"
 #include "display/display.h"
 #include "machine_fixture.h"
 

@@ -4,7 +4,7 @@
  * the program itself checks that a card works after all that. Arguments: model (virtio, e1000e), iterations
  * (default 100000), seed (default 1). The same arguments give the same accesses.
  */
-#include "device/e1000e.h"
+#include "device/network/e1000e.h"
 #include "net_fixture.h"
 #include "queue_driver.h"
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "device/pci_bus.h"
+#include "device/pci/pci_bus.h"
 #include "machine/machine.h"
 #include "util/error.h"
 

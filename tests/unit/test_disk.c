@@ -1,5 +1,5 @@
 /*
- * What every disk controller relies on (device/disk.h), over an image that this test stands in for: it holds requests
+ * What every disk controller relies on (device/disk/disk.h), over an image that this test stands in for: it holds requests
  * back, lets them end in any order and from any thread.
  */
 #include <setjmp.h>
@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "device/disk.h"
+#include "device/disk/disk.h"
 #include "machine_fixture.h"
 
 /* ---- the image ---- */

@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "device/e1000e.h"
+#include "device/network/e1000e.h"
 #include "net_fixture.h"
 
 #define BAR     0xe1000000u

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "device/flash.h"
+#include "device/firmware/flash.h"
 #include "machine_fixture.h"
 
 #define BASE UINT64_C(0xffc00000)

@@ -29,7 +29,7 @@ static int teardown(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-#include "device/fw_cfg.h"
+#include "device/firmware/fw_cfg.h"
 
 #define COMMAND UINT64_C(0x1000) /* guest-physical address of the DMA command */
 

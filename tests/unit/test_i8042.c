@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "device/input.h"
+#include "device/input/input.h"
 #include "machine_fixture.h"
 
 static struct machine *machine;

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "device/vga.h"
+#include "device/vga/vga.h"
 #include "display/display.h"
 #include "machine_fixture.h"
 

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "device/virtio.h"
+#include "device/virtio/virtio.h"
 #include "virtio_driver.h"
 
 #define RINGS 0x100000u

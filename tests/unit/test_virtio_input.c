@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "device/input.h"
+#include "device/input/input.h"
 #include "virtio_driver.h"
 
 #define INPUT_ID 0x1052 /* 1040h + 18 */

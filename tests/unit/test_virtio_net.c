@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "device/virtio.h"
+#include "device/virtio/virtio.h"
 #include "net_fixture.h"
 #include "queue_driver.h"
 

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "device/virtio.h"
+#include "device/virtio/virtio.h"
 #include "machine/dma.h"
 #include "machine_fixture.h"
 #include "queue_driver.h"
