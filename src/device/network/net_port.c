@@ -34,6 +34,7 @@ struct net_port {
 	bool threaded;
 	struct machine_timer timer; /* without a thread: the next net_poll */
 	uint64_t timer_at;
+	uint64_t sent, taken; /* frames, for nestor info */
 };
 
 /* ---- from the network ---- */
@@ -59,6 +60,7 @@ static void received(void *context)
 	lock(port);
 	while ((frame = net_first(port->net)) && port->ops->receive(port->card, frame)) {
 		net_drop_first(port->net);
+		port->taken++;
 		any = true;
 	}
 	if (any)
@@ -118,11 +120,14 @@ static void timer_expired(void *context)
 bool net_port_send(struct net_port *port, const struct iovec *piece, unsigned count,
                    const struct net_offload *offload)
 {
-	if (port->threaded)
-		return net_send(port->net, piece, count, offload);
-	net_send(port->net, piece, count, offload);
-	poll_by(port, machine_now(port->machine) + WIRE_NS);
-	return true;
+	bool sent = net_send(port->net, piece, count, offload);
+
+	if (!port->threaded) {
+		poll_by(port, machine_now(port->machine) + WIRE_NS);
+		sent = true;
+	}
+	port->sent += sent;
+	return sent;
 }
 
 void net_port_resume(struct net_port *port)
@@ -137,9 +142,20 @@ bool net_port_link_up(const struct net_port *port)
 	return net_link_up(port->net);
 }
 
+static void describe(void *context, FILE *out)
+{
+	struct net_port *port = context;
+
+	fprintf(out, "  link %s, %llu frames sent, %llu taken from outside\n",
+	        net_link_up(port->net) ? "up" : "down", (unsigned long long)port->sent,
+	        (unsigned long long)port->taken);
+}
+
 int net_port_open(struct net_port **result, struct machine *machine, const struct net_config *config,
                   const struct net_port_ops *ops, void *card)
 {
+	static const char *const names[NET_CARDS_MAX] = {"net0", "net1", "net2", "net3",
+	                                                 "net4", "net5", "net6", "net7"};
 	struct net_port *port = calloc(1, sizeof(*port));
 	struct net_receiver receiver = {received, sendable, link_changed, NULL, port};
 	int error = 0;
@@ -165,6 +181,7 @@ int net_port_open(struct net_port **result, struct machine *machine, const struc
 	}
 	if (!port->threaded)
 		poll_by(port, WIRE_NS);
+	machine_add_description(machine, "network", names[config - machine->config.net], describe, port);
 	return 0;
 }
 

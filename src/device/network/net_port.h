@@ -28,7 +28,7 @@ struct net_port_ops {
 	void (*link_changed)(void *card, bool up);
 };
 
-/* Opens the network; config: borrowed for the call. Returns 0, or a negative errno with error_text(). */
+/* Opens the network; config: one of machine_config.net. Returns 0, or a negative errno with error_text(). */
 int net_port_open(struct net_port **port, struct machine *machine, const struct net_config *config,
                   const struct net_port_ops *ops, void *card);
 /* NULL: nothing. Not under lock, while no vCPU and no event loop run. */
