@@ -196,6 +196,8 @@ class Qemu(Pc):
 def image_or_exit(path):
     for name in (path, path + ".key", path + ".known_hosts"):
         if not os.path.exists(name):
-            sys.exit(f"{os.path.basename(sys.argv[0])}: {name} is missing; scripts/image/build {path} makes it")
+            print(f"{os.path.basename(sys.argv[0])}: {name} is missing; scripts/image/build {path} makes it",
+                  file=sys.stderr)
+            sys.exit(2)
     # ssh takes a key that only its owner can read.
     return os.path.abspath(path)
