@@ -9,12 +9,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "util/error.h"
 
 #define LOCK_SUFFIX ".lock"
 #define LIST_MAX    1024
+#define CLAIM_TRIES 100 /* of 2 ms */
 
 int endpoint_check_name(const char *name)
 {
@@ -100,6 +102,8 @@ int endpoint_claim(struct endpoint *endpoint, const char *name)
 {
 	char path[ENDPOINT_PATH_MAX];
 	int result = endpoint_check_name(name), fd;
+	const struct timespec moment = {0, 2000000};
+	unsigned tries = 0;
 	struct flock lock;
 
 	endpoint->lock_fd = -1;
@@ -115,6 +119,10 @@ int endpoint_claim(struct endpoint *endpoint, const char *name)
 			int pid = endpoint_owner(name);
 
 			close(fd);
+			if (!pid && tries++ < CLAIM_TRIES) { /* somebody sweeps, or has just begun */
+				nanosleep(&moment, NULL);
+				continue;
+			}
 			return error_set(EEXIST, "a machine named %s runs already (process %d): choose another name, or "
 			                 "end it with nestor stop %s", name, pid, name);
 		}
@@ -171,6 +179,25 @@ int endpoint_owner(const char *name)
 	return pid;
 }
 
+/* Removes what a process that was killed has left, but for its log. */
+static void sweep(const char *name)
+{
+	char path[ENDPOINT_PATH_MAX];
+	struct flock lock;
+	int fd;
+
+	if (endpoint_path(name, LOCK_SUFFIX, path))
+		return;
+	fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return;
+	if (!lock_command(fd, F_OFD_SETLK, &lock) && is_current(fd, path)) {
+		remove_sockets(name);
+		unlink(path);
+	}
+	close(fd);
+}
+
 static int compare_names(const void *a, const void *b)
 {
 	return strcmp(a, b);
@@ -207,8 +234,10 @@ int endpoint_list(void (*found)(void *context, const char *name, int pid), void 
 	for (int i = 0; i < count; i++) {
 		int pid = endpoint_owner(names[i]);
 
-		if (!pid)
+		if (!pid) {
+			sweep(names[i]);
 			continue;
+		}
 		live++;
 		if (found)
 			found(context, names[i], pid);

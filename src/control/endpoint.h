@@ -36,7 +36,7 @@ void endpoint_set_owner(struct endpoint *endpoint);
 /* Removes the machine's files (its log only where it is empty) and gives the name back. */
 void endpoint_release(struct endpoint *endpoint);
 
-/* Calls found(context, name, pid) for every live machine, sorted by name. Returns how many, or a negative errno with
+/* Calls found(context, name, pid) for every live machine, sorted by name, and removes what dead ones left. Returns how many, or a negative errno with
  * error_text(). found may be NULL. */
 int endpoint_list(void (*found)(void *context, const char *name, int pid), void *context);
 

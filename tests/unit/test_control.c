@@ -318,6 +318,7 @@ static int remove_folder(void **state)
 static void test_names_belong_to_one_live_process(void **state)
 {
 	struct endpoint first, second;
+	char path[ENDPOINT_PATH_MAX];
 	pid_t child;
 	int status, fd;
 
@@ -340,7 +341,10 @@ static void test_names_belong_to_one_live_process(void **state)
 	waitpid(child, &status, 0);
 	assert_int_equal(status, 0);
 	assert_int_equal(endpoint_owner("web"), 0);
+	assert_int_equal(endpoint_path("web", ".sock", path), 0);
+	assert_int_equal(access(path, F_OK), 0);
 	assert_int_equal(endpoint_list(NULL, NULL), 0);
+	assert_int_equal(access(path, F_OK), -1);
 	assert_int_equal(endpoint_claim(&first, "web"), 0);
 	fd = endpoint_listen("web", ".sock");
 	assert_true(fd >= 0);
