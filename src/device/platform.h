@@ -67,6 +67,7 @@
 #define PLATFORM_SMI_COMMAND    0    /* none: ACPI mode is always on (SCI_EN set), FADT SMI_CMD = 0 */
 #define PLATFORM_S3_TYPE        1    /* SLP_TYPa of \_S3 */
 #define PLATFORM_S5_TYPE        5    /* SLP_TYPa of \_S5 */
+#define PLATFORM_S5_TYPE_FIRMWARE 0  /* what SeaBIOS and OVMF write to power off, without a look into \_S5 */
 #define PLATFORM_RTC_CENTURY    0x32 /* CMOS index, FADT CENTURY */
 
 #define PLATFORM_CPUS_MAX 64

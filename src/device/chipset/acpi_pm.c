@@ -79,7 +79,8 @@ static void overflow_expired(void *context)
 static void write_control(struct acpi_pm *pm, uint16_t value)
 {
 	pm->control = (value & CONTROL_BITS) | CONTROL_SCI_EN;
-	if (value & CONTROL_SLP_EN && CONTROL_TYPE(value) == PLATFORM_S5_TYPE)
+	if (value & CONTROL_SLP_EN &&
+	    (CONTROL_TYPE(value) == PLATFORM_S5_TYPE || CONTROL_TYPE(value) == PLATFORM_S5_TYPE_FIRMWARE))
 		machine_power_off(pm->machine);
 	if (value & CONTROL_SLP_EN && CONTROL_TYPE(value) == PLATFORM_S3_TYPE) {
 		pm->sleep = true;

@@ -41,6 +41,8 @@
 struct pci_host {
 	struct machine *machine;
 	uint32_t address; /* CF8h */
+	bool by_ecam;   /* a configuration write through ECAM is being done */
+	bool ecam_ends; /* … has switched ECAM off */
 	uint64_t ecam;    /* where configuration space is in memory now, or PCI_NOWHERE */
 	uint64_t ecam_size;
 	struct pci_function *function[PCI_SLOTS][PCI_FUNCTIONS]; /* owned by their devices */

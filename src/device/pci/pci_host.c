@@ -141,8 +141,25 @@ static void data_write(void *state, uint64_t offset, unsigned size, uint64_t val
 
 /* ---- ECAM ---- */
 
+static void place_ecam(struct pci_host *host);
+
+/*
+ * SeaBIOS, waking from suspend to RAM, switches ECAM off through itself and goes on to write where it is to be: it goes
+ * away with the next access that is to anything but PCIEXBAR. Returns whether it has.
+ */
+static bool ecam_has_ended(struct pci_host *host, uint64_t offset)
+{
+	if (!host->ecam_ends || offset - PCIEXBAR < 8)
+		return false;
+	place_ecam(host);
+	return true;
+}
+
 static uint64_t ecam_read(void *state, uint64_t offset, unsigned size)
 {
+	if (ecam_has_ended(state, offset))
+		return bus_ones(size);
+
 	struct pci_function *function =
 	    find(state, ECAM_BUS(offset), ECAM_SLOT(offset), ECAM_FUNCTION(offset));
 
@@ -151,11 +168,18 @@ static uint64_t ecam_read(void *state, uint64_t offset, unsigned size)
 
 static void ecam_write(void *state, uint64_t offset, unsigned size, uint64_t value)
 {
-	struct pci_function *function =
-	    find(state, ECAM_BUS(offset), ECAM_SLOT(offset), ECAM_FUNCTION(offset));
+	struct pci_host *host = state;
 
+	if (ecam_has_ended(host, offset))
+		return;
+
+	struct pci_function *function =
+	    find(host, ECAM_BUS(offset), ECAM_SLOT(offset), ECAM_FUNCTION(offset));
+
+	host->by_ecam = true;
 	if (function)
 		pci_config_write(function, ECAM_REGISTER(offset), size, (uint32_t)value);
+	host->by_ecam = false;
 }
 
 static const struct bus_ops address_ops = {4, address_read, address_write};
@@ -173,6 +197,9 @@ static void place_ecam(struct pci_host *host)
 
 	if (!(value & PCIEXBAR_ENABLE) || length == 3)
 		base = PCI_NOWHERE;
+	host->ecam_ends = base == PCI_NOWHERE && host->by_ecam;
+	if (host->ecam_ends)
+		return;
 	if (base == host->ecam && (base == PCI_NOWHERE || size == host->ecam_size))
 		return;
 	if (host->ecam != PCI_NOWHERE)
