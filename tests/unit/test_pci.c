@@ -191,6 +191,26 @@ static void pciexbar_moves_ecam(void **state)
 	assert_int_equal(load(machine, 0xe4000000, 4), ONES);
 }
 
+/* What SeaBIOS does when it wakes from suspend to RAM: off, the upper half, on again, all through ECAM. */
+static void ecam_survives_being_placed_through_itself(void **state)
+{
+	store(machine, ECAM + 0x60, 4, 0);
+	store(machine, ECAM + 0x64, 4, 0);
+	store(machine, ECAM + 0x60, 4, ECAM | 1);
+	assert_int_equal(load(machine, ECAM, 4), 0x29c08086);
+	/* Off and no more of it: the next access to anything else finds nothing. */
+	store(machine, ECAM + 0x60, 4, 0);
+	assert_int_equal(load(machine, ECAM, 4), ONES);
+	assert_int_equal(load(machine, ECAM + 0x60, 4), ONES);
+	assert_int_equal(config(0, 0x60, 4), 0);
+	/* Off by itself, on elsewhere by ports. */
+	set_config(0, 0x60, 4, ECAM | 1);
+	store(machine, ECAM + 0x60, 4, 0);
+	set_config(0, 0x60, 4, 0xe0000001);
+	assert_int_equal(load(machine, ECAM, 4), ONES);
+	assert_int_equal(load(machine, 0xe0000000, 4), 0x29c08086);
+}
+
 static void capabilities_form_a_list(void **state)
 {
 	uint8_t seen[16] = {0};
@@ -765,6 +785,7 @@ int main(void)
 	    TEST(absent_functions_read_as_ones),
 	    TEST(ecam_is_the_same_space_and_more),
 	    TEST(pciexbar_moves_ecam),
+	    TEST(ecam_survives_being_placed_through_itself),
 	    TEST(capabilities_form_a_list),
 	    TEST(second_function_makes_the_slot_multifunction),
 	    TEST(slots_run_out),
