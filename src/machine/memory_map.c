@@ -64,11 +64,11 @@ void memory_map_apply(struct machine *machine)
 	pthread_rwlock_wrlock(&machine->dma_lock);
 	machine->memory = memory;
 	pthread_rwlock_unlock(&machine->dma_lock);
-	atomic_store(&machine->map_changed, false);
 	if (machine->vm && machine->engine->memory_changed && machine->engine->memory_changed(machine->vm)) {
 		fprintf(stderr, "nestor: %s%s", error_text(), terminal_newline());
 		machine_stop(machine, 1);
 	}
+	atomic_store(&machine->map_changed, false); /* last: this is what keeps vCPUs from going on */
 }
 
 /* Before the vCPUs run nobody needs to wait. */

@@ -36,12 +36,16 @@ static void ring(struct cpu *other)
 static void post_change(struct cpu *other, uint64_t page, uint64_t granules)
 {
 	struct code_inbox *inbox = other->inbox;
+	struct code_change *list;
+	uint32_t count;
 
 	lock(inbox);
-	if (inbox->change_count && inbox->change[inbox->change_count - 1].page == page)
-		inbox->change[inbox->change_count - 1].granules |= granules;
-	else if (inbox->change_count < COHERENCE_CHANGES)
-		inbox->change[inbox->change_count++] = (struct code_change){ page, granules };
+	list = inbox->change[inbox->filling];
+	count = inbox->change_count;
+	if (count && list[count - 1].page == page)
+		list[count - 1].granules |= granules;
+	else if (count < COHERENCE_CHANGES)
+		list[inbox->change_count++] = (struct code_change){ page, granules };
 	else
 		inbox->change_all = true;
 	unlock(inbox);
@@ -100,7 +104,9 @@ void coherence_tell(struct cpu *cpu, uint64_t page, uint64_t granules)
 
 	if (!others || !post_to_holders(coherence, others, page, granules))
 		return;
-	if (inbox->said_count < sizeof(inbox->said) / sizeof(inbox->said[0]))
+	if (inbox->said_count && inbox->said[inbox->said_count - 1].page == page)
+		inbox->said[inbox->said_count - 1].granules |= granules;
+	else if (inbox->said_count < COHERENCE_SAID)
 		inbox->said[inbox->said_count++] = (struct code_change){ page, granules };
 	else
 		inbox->said_all = true;
@@ -292,7 +298,7 @@ void coherence_end_alone(struct cpu *cpu)
 void bt_serve_others(struct cpu *cpu)
 {
 	struct code_inbox *inbox = cpu->inbox;
-	struct code_change change[COHERENCE_CHANGES];
+	const struct code_change *change;
 	uint32_t count;
 	bool all;
 
@@ -303,8 +309,8 @@ void bt_serve_others(struct cpu *cpu)
 	lock(inbox);
 	count = inbox->change_count;
 	all = inbox->change_all;
-	for (uint32_t i = 0; i < count; i++)
-		change[i] = inbox->change[i];
+	change = inbox->change[inbox->filling];
+	inbox->filling = !inbox->filling;
 	inbox->change_count = 0;
 	inbox->change_all = false;
 	unlock(inbox);

@@ -25,8 +25,9 @@
 #include "engine/soft/cpu/cpu.h"
 
 #define COHERENCE_CPUS    64
-#define COHERENCE_CHANGES 128
+#define COHERENCE_CHANGES 4096 /* pages: a device may store a large file at once */
 #define COHERENCE_REVOKES 128
+#define COHERENCE_SAID    1024 /* pages: one string instruction may store into many */
 
 /* Of a VM. */
 struct coherence {
@@ -53,14 +54,15 @@ struct code_inbox {
 	/* ---- under lock ---- */
 	uint32_t change_count, revoke_count;
 	bool change_all, revoke_all; /* more than fit */
-	struct code_change change[COHERENCE_CHANGES];
+	unsigned filling;            /* which of the two lists is being filled; the other one is the vCPU's own */
+	struct code_change change[2][COHERENCE_CHANGES];
 	uint64_t revoke[COHERENCE_REVOKES];
 	uint64_t revokes_asked;
 
 	uint64_t revokes_done; /* atomic access: of revokes_asked, how many were served */
 
 	/* ---- the vCPU's own ---- */
-	struct code_change said[8]; /* changes told to others before the store itself: they are told again after it */
+	struct code_change said[COHERENCE_SAID]; /* changes told to others before the store itself: they are told again after it */
 	uint32_t said_count;
 	bool said_all;
 };
