@@ -12,6 +12,7 @@
 #include "block/driver.h"
 #include "block/iov.h"
 #include "util/error.h"
+#include "util/thread.h"
 
 /* ---- threads ---- */
 
@@ -58,13 +59,8 @@ static void *io_thread(void *argument)
  */
 static int start_thread(struct block *block)
 {
-	sigset_t all, previous;
-	int error;
+	int error = thread_start(&block->thread[block->thread_count], io_thread, block);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &previous);
-	error = pthread_create(&block->thread[block->thread_count], NULL, io_thread, block);
-	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	if (!error)
 		block->thread_count++;
 	return error;

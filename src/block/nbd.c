@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +18,7 @@
 #include "block/driver.h"
 #include "block/iov.h"
 #include "util/error.h"
+#include "util/thread.h"
 
 #ifdef NESTOR_HAVE_LIBNBD
 
@@ -443,16 +443,12 @@ static int examine(struct nbd *nbd)
 
 static int start_thread(struct nbd *nbd)
 {
-	sigset_t all, previous;
 	int error;
 
 	nbd->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (nbd->wake < 0)
 		return error_set(errno, "%s: no event file: %s", nbd->block.file, strerror(errno));
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &previous);
-	error = pthread_create(&nbd->thread, NULL, nbd_thread, nbd);
-	pthread_sigmask(SIG_SETMASK, &previous, NULL);
+	error = thread_start(&nbd->thread, nbd_thread, nbd);
 	if (error)
 		return error_set(error, "%s: cannot start an I/O thread: %s", nbd->block.file, strerror(error));
 	nbd->started = true;

@@ -26,6 +26,7 @@
 #include "control/framing.h"
 #include "machine/machine.h"
 #include "util/error.h"
+#include "util/thread.h"
 
 #define CLIENTS_MAX   16
 #define OUTPUT_HIGH   65536
@@ -308,16 +309,8 @@ static void *control_thread(void *argument)
 /* No signal is for this thread. */
 static int start_thread(struct control *control)
 {
-	sigset_t all, previous;
-	int error;
+	int error = thread_start(&control->thread, control_thread, control);
 
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGABRT);
-	pthread_sigmask(SIG_BLOCK, &all, &previous);
-	error = pthread_create(&control->thread, NULL, control_thread, control);
-	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	control->started = !error;
 	return error ? error_set(error, "cannot start the control thread: %s", strerror(error)) : 0;
 }

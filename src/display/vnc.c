@@ -12,12 +12,12 @@
 #include <stdlib.h>
 
 #include "util/error.h"
+#include "util/thread.h"
 
 #ifdef NESTOR_HAVE_VNCSERVER
 #include <linux/input-event-codes.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -350,14 +350,8 @@ static int create_screen(struct vnc *vnc)
 
 static int start_thread(struct vnc *vnc)
 {
-	sigset_t all, old;
-	int error;
+	int error = thread_start(&vnc->thread, vnc_thread, vnc);
 
-	/* Signals are the event loop's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	error = pthread_create(&vnc->thread, NULL, vnc_thread, vnc);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return error ? error_set(error, "cannot start the VNC thread: %s", strerror(error)) : 0;
 }
 

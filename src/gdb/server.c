@@ -22,6 +22,7 @@
 #include "gdb/stub.h"
 #include "machine/machine.h"
 #include "util/error.h"
+#include "util/thread.h"
 #include "util/properties.h"
 
 #define SEND_MS 10000 /* a debugger that takes nothing for so long is gone */
@@ -215,16 +216,8 @@ static void *gdb_thread(void *argument)
 
 static int start_thread(struct gdb *gdb)
 {
-	sigset_t all, previous;
-	int error;
+	int error = thread_start(&gdb->thread, gdb_thread, gdb);
 
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGABRT);
-	pthread_sigmask(SIG_BLOCK, &all, &previous);
-	error = pthread_create(&gdb->thread, NULL, gdb_thread, gdb);
-	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	gdb->started = !error;
 	return error ? error_set(error, "--gdb: cannot start its thread: %s", strerror(error)) : 0;
 }

@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 #include "machine/dma.h"
 #include "machine/machine.h"
 #include "util/error.h"
+#include "util/thread.h"
 
 #define LATENCY_NS       100000u /* of every request under the deterministic clock */
 #define RESET_PATIENCE_S 5       /* then what does not answer is given up */
@@ -378,13 +378,8 @@ static void warn(const char *text)
 
 static int start_thread(struct disk *disk)
 {
-	sigset_t all, previous;
-	int error;
+	int error = thread_start(&disk->thread, disk_thread, disk);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &previous);
-	error = pthread_create(&disk->thread, NULL, disk_thread, disk);
-	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	if (error)
 		return error_set(error, "%s: cannot start a thread: %s", disk->config.file, strerror(error));
 	disk->started = true;

@@ -20,6 +20,7 @@
 #include "machine/event_loop.h"
 #include "machine/machine.h"
 #include "util/error.h"
+#include "util/thread.h"
 
 #define OUTPUT_SIZE 65536
 #define INPUT_SIZE  4096
@@ -248,16 +249,8 @@ static void say(struct host_port *port, const char *text)
 /* A signal for the event loop must not end up here, nor a closed pipe end the process. */
 static int start_writer(struct host_port *port)
 {
-	sigset_t all, previous;
-	int error;
+	int error = thread_start(&port->writer, writer_thread, port);
 
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGABRT);
-	pthread_sigmask(SIG_BLOCK, &all, &previous);
-	error = pthread_create(&port->writer, NULL, writer_thread, port);
-	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	if (error)
 		return error_set(error, "%s: cannot start its thread: %s", port->name, strerror(error));
 	port->writer_started = true;

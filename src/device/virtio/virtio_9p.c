@@ -16,6 +16,7 @@
 #include "machine/machine.h"
 #include "share/p9.h"
 #include "util/error.h"
+#include "util/thread.h"
 
 #define CLASS_NETWORK_OTHER 0x028000
 #define QUEUE_SIZE          128
@@ -135,16 +136,8 @@ static void *serve(void *argument)
  */
 static int start_thread(struct share *share)
 {
-	sigset_t all, previous;
-	int error;
+	int error = thread_start(&share->thread, serve, share);
 
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGABRT);
-	pthread_sigmask(SIG_BLOCK, &all, &previous);
-	error = pthread_create(&share->thread, NULL, serve, share);
-	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	if (error)
 		return error_set(error, "cannot start a thread for a shared folder: %s", strerror(error));
 	share->thread_started = true;
