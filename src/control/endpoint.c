@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "util/error.h"
+#include "util/listen.h"
 
 #define LOCK_SUFFIX ".lock"
 #define LIST_MAX    1024
@@ -246,24 +247,17 @@ int endpoint_list(void (*found)(void *context, const char *name, int pid), void 
 	return live;
 }
 
-static int make_socket(const char *name, const char *suffix, int flags, struct sockaddr_un *address)
-{
-	int result, fd;
-
-	*address = (struct sockaddr_un){.sun_family = AF_UNIX};
-	result = endpoint_path(name, suffix, address->sun_path);
-	if (result)
-		return result;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
-	return fd < 0 ? error_set(errno, "cannot make a socket: %s", strerror(errno)) : fd;
-}
-
 int endpoint_connect(const char *name, const char *suffix)
 {
-	struct sockaddr_un address;
-	int fd = make_socket(name, suffix, 0, &address);
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int result = endpoint_path(name, suffix, address.sun_path), fd;
 
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof(address))) {
+	if (result)
+		return result;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return error_set(errno, "cannot make a socket: %s", strerror(errno));
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address))) {
 		int error = errno;
 
 		close(fd);
@@ -274,14 +268,11 @@ int endpoint_connect(const char *name, const char *suffix)
 
 int endpoint_listen(const char *name, const char *suffix)
 {
-	struct sockaddr_un address;
-	int fd = make_socket(name, suffix, SOCK_NONBLOCK, &address);
+	char path[ENDPOINT_PATH_MAX];
+	int result = endpoint_path(name, suffix, path), fd;
 
-	if (fd >= 0 && (bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 16))) {
-		int error = errno;
-
-		close(fd);
-		return error_set(error, "cannot listen on %s: %s", address.sun_path, strerror(error));
-	}
-	return fd;
+	if (result)
+		return result;
+	fd = listen_at_path(path, 16);
+	return fd < 0 ? error_set(-fd, "cannot listen on %s: %s", path, strerror(-fd)) : fd;
 }

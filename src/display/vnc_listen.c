@@ -2,18 +2,17 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "util/error.h"
+#include "util/listen.h"
 
 #define BACKLOG 8
 
@@ -54,17 +53,12 @@ static bool is_loopback(const struct sockaddr *address)
 	       IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)address)->sin6_addr);
 }
 
-/* Takes over fd. */
-static int add(struct vnc_listen *to, int fd, const struct sockaddr *address, socklen_t size, const char *name)
+/* fd: of a socket, or a negative errno. */
+static int add(struct vnc_listen *to, int fd, const char *name)
 {
-	if (fd < 0 || bind(fd, address, size) || listen(fd, BACKLOG)) {
-		int error = errno;
-
-		if (fd >= 0)
-			close(fd);
-		return error_set(error, "--vnc %s: cannot listen there: %s%s", name, strerror(error),
-		                 error == EADDRINUSE ? "; give another display, such as :1" : "");
-	}
+	if (fd < 0)
+		return error_set(-fd, "--vnc %s: cannot listen there: %s%s", name, strerror(-fd),
+		                 fd == -EADDRINUSE ? "; give another display, such as :1" : "");
 	to->fd[to->count++] = fd;
 	return 0;
 }
@@ -81,7 +75,7 @@ static int open_tcp(struct vnc_listen *to, const struct vnc_address *address)
 	if (result)
 		return error_set(EINVAL, "--vnc %s: cannot find this host: %s", name, gai_strerror(result));
 	for (item = list; item && !result && to->count < VNC_LISTENERS; item = item->ai_next) {
-		int fd, one = 1;
+		int fd;
 
 		if (!is_loopback(item->ai_addr) && !to->password[0]) {
 			result = error_set(EACCES, "--vnc %s: others could reach this screen without a password; add "
@@ -89,61 +83,26 @@ static int open_tcp(struct vnc_listen *to, const struct vnc_address *address)
 			                   name);
 			break;
 		}
-		fd = socket(item->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		fd = listen_at_address(item->ai_addr, item->ai_addrlen, BACKLOG);
 		/* A name may stand for an address family that this host has switched off. */
-		if (fd < 0 && errno == EAFNOSUPPORT && item->ai_next)
+		if (fd == -EAFNOSUPPORT && item->ai_next)
 			continue;
-		if (fd >= 0)
-			setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-		if (fd >= 0 && item->ai_family == AF_INET6)
-			setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
-		result = add(to, fd, item->ai_addr, item->ai_addrlen, name);
+		result = add(to, fd, name);
 	}
 	freeaddrinfo(list);
 	return result;
 }
 
-/* A socket that a server left behind: nobody answers there. */
-static void remove_stale(const struct sockaddr_un *address)
-{
-	struct stat status;
-	int fd;
-
-	if (lstat(address->sun_path, &status) || !S_ISSOCK(status.st_mode))
-		return;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
-	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) && errno == ECONNREFUSED)
-		unlink(address->sun_path);
-	close(fd);
-}
-
 static int open_unix(struct vnc_listen *to, const char *path)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd, result;
+	int fd = listen_at_path(path, BACKLOG);
 
-	if (strlen(path) >= sizeof(address.sun_path))
+	if (fd == -ENAMETOOLONG)
 		return error_set(ENAMETOOLONG, "--vnc unix:%s: a socket's path has at most %zu characters", path,
-		                 sizeof(address.sun_path) - 1);
-	strcpy(address.sun_path, path);
-	remove_stale(&address);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		                 sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
 	if (fd >= 0)
-		fchmod(fd, 0600); /* what bind makes has these rights */
-	to->path = strdup(path);
-	if (!to->path) {
-		if (fd >= 0)
-			close(fd);
-		return error_set(ENOMEM, "out of memory");
-	}
-	result = add(to, fd, (const struct sockaddr *)&address, sizeof(address), path);
-	if (result) { /* it is somebody else's */
-		free(to->path);
-		to->path = NULL;
-	}
-	return result;
+		to->path = strdup(path);
+	return add(to, fd, path);
 }
 
 int vnc_listen_open(struct vnc_listen *to, const struct vnc_address *address)

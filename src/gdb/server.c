@@ -22,8 +22,9 @@
 #include "gdb/stub.h"
 #include "machine/machine.h"
 #include "util/error.h"
-#include "util/thread.h"
+#include "util/listen.h"
 #include "util/properties.h"
+#include "util/thread.h"
 
 #define SEND_MS 10000 /* a debugger that takes nothing for so long is gone */
 
@@ -274,28 +275,17 @@ int gdb_check(const char *spec)
 
 static int listen_at(struct gdb *gdb, const struct place *place)
 {
-	struct sockaddr_in tcp = {.sin_family = AF_INET, .sin_port = htons((uint16_t)place->port),
-	                          .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	struct sockaddr_un local = {.sun_family = AF_UNIX};
-	int one = 1, error;
+	const struct sockaddr_in tcp = {.sin_family = AF_INET, .sin_port = htons((uint16_t)place->port),
+	                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = place->path ? listen_at_path(place->path, 1)
+	                     : listen_at_address((const struct sockaddr *)&tcp, sizeof(tcp), 1);
 
-	gdb->listen_fd = socket(place->path ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (gdb->listen_fd < 0)
-		return error_set(errno, "--gdb: cannot make a socket: %s", strerror(errno));
-	if (place->path) {
-		memcpy(local.sun_path, place->path, strlen(place->path));
-		error = bind(gdb->listen_fd, (struct sockaddr *)&local, sizeof(local));
-	} else {
-		setsockopt(gdb->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-		error = bind(gdb->listen_fd, (struct sockaddr *)&tcp, sizeof(tcp));
-	}
-	if (!error && place->path)
-		gdb->socket_path = strdup(place->path);
-	if (error || listen(gdb->listen_fd, 1)) {
-		if (place->path)
-			return error_set(errno, "--gdb unix:%s: cannot listen there: %s", place->path, strerror(errno));
-		return error_set(errno, "--gdb %u: cannot listen on this port: %s", place->port, strerror(errno));
-	}
+	if (fd < 0 && place->path)
+		return error_set(-fd, "--gdb unix:%s: cannot listen there: %s", place->path, strerror(-fd));
+	if (fd < 0)
+		return error_set(-fd, "--gdb %u: cannot listen on this port: %s", place->port, strerror(-fd));
+	gdb->listen_fd = fd;
+	gdb->socket_path = place->path ? strdup(place->path) : NULL;
 	return 0;
 }
 

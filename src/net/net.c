@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +17,7 @@
 
 #include "net/backend.h"
 #include "util/error.h"
+#include "util/thread.h"
 
 #define OUT_BYTES_MAX (1u << 20) /* a card that has queued more waits */
 #define IN_BYTES_WAIT (1u << 18) /* where the card has left more, nothing is read from outside */
@@ -291,31 +291,17 @@ static void *net_thread(void *argument)
 	}
 }
 
-/* Signals are the event loop's; a closed socket must not end the process. */
-static void block_signals(sigset_t *previous)
-{
-	sigset_t all;
-
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGABRT);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGILL);
-	pthread_sigmask(SIG_BLOCK, &all, previous);
-}
-
 uint64_t net_poll(struct net *net, unsigned wait_ms)
 {
 	sigset_t previous;
 	bool resumed;
-	int next;
+	int next = -1;
 
-	block_signals(&previous);
-	if (!serve_out(net, &resumed))
-		return UINT64_MAX;
-	next = net->ops->round(net->backend, -1, net->in.bytes < IN_BYTES_WAIT, 0, (int)wait_ms);
-	serve_in(net, resumed || !net->left);
+	thread_block_signals(&previous); /* a closed socket must not end the process */
+	if (serve_out(net, &resumed)) {
+		next = net->ops->round(net->backend, -1, net->in.bytes < IN_BYTES_WAIT, 0, (int)wait_ms);
+		serve_in(net, resumed || !net->left);
+	}
 	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	return next < 0 ? UINT64_MAX : (uint64_t)next * 1000000u;
 }
@@ -326,7 +312,6 @@ int net_open(struct net **result, const struct net_config *config, const struct 
 	static const struct net_backend *const kinds[] = {
 	    [NET_USER] = &net_backend_user, [NET_TAP] = &net_backend_tap};
 	struct net *net = calloc(1, sizeof(*net));
-	sigset_t previous;
 	int error;
 
 	if (!net)
@@ -344,9 +329,7 @@ int net_open(struct net **result, const struct net_config *config, const struct 
 	            ? error_set(errno, "--net: cannot make an event descriptor: %s", strerror(errno))
 	            : net->ops->open(&net->backend, net, config);
 	if (!error && threaded) {
-		block_signals(&previous);
-		error = pthread_create(&net->thread, NULL, net_thread, net);
-		pthread_sigmask(SIG_SETMASK, &previous, NULL);
+		error = thread_start(&net->thread, net_thread, net);
 		net->started = !error;
 		if (error)
 			error = error_set(error, "--net: cannot start its thread: %s", strerror(error));

@@ -1,17 +1,24 @@
 #include "util/thread.h"
 
-#include <signal.h>
+void thread_block_signals(sigset_t *previous)
+{
+	sigset_t blocked;
+
+	sigfillset(&blocked);
+	sigdelset(&blocked, SIGSEGV);
+	sigdelset(&blocked, SIGBUS);
+	sigdelset(&blocked, SIGABRT);
+	sigdelset(&blocked, SIGFPE);
+	sigdelset(&blocked, SIGILL);
+	pthread_sigmask(SIG_SETMASK, &blocked, previous);
+}
 
 int thread_start(pthread_t *thread, void *(*run)(void *argument), void *argument)
 {
-	sigset_t all, previous;
+	sigset_t previous;
 	int error;
 
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGABRT);
-	pthread_sigmask(SIG_SETMASK, &all, &previous);
+	thread_block_signals(&previous);
 	error = pthread_create(thread, NULL, run, argument);
 	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	return error;

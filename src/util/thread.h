@@ -3,6 +3,7 @@
 #define NESTOR_UTIL_THREAD_H
 
 #include <pthread.h>
+#include <signal.h>
 
 /*
  * Starts run(argument) on a thread that takes no signals but those of its own faults: termination is the event loop's
@@ -10,5 +11,8 @@
  * as pthread_create does; *thread is then untouched.
  */
 int thread_start(pthread_t *thread, void *(*run)(void *argument), void *argument);
+
+/* The same for a while, for a thread that does such work besides its own: *previous is what to restore. */
+void thread_block_signals(sigset_t *previous);
 
 #endif

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,6 +19,7 @@
 #include "machine/event_loop.h"
 #include "machine/machine.h"
 #include "util/error.h"
+#include "util/listen.h"
 #include "util/thread.h"
 
 #define OUTPUT_SIZE 65536
@@ -455,15 +455,13 @@ static void on_connection(void *context, short revents)
 
 static int open_unix(struct host_port *port, const char *path)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd = listen_at_path(path, 1);
 
-	if (strlen(path) >= sizeof(address.sun_path))
+	if (fd == -ENAMETOOLONG)
 		return error_set(ENAMETOOLONG, "%s: socket path too long: %s", port->name, path);
-	memcpy(address.sun_path, path, strlen(path));
-	port->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (port->listen_fd < 0 || bind(port->listen_fd, (struct sockaddr *)&address, sizeof(address)) ||
-	    listen(port->listen_fd, 1))
-		return error_set(errno, "%s: cannot listen on %s: %s", port->name, path, strerror(errno));
+	if (fd < 0)
+		return error_set(-fd, "%s: cannot listen on %s: %s", port->name, path, strerror(-fd));
+	port->listen_fd = fd;
 	port->socket_path = strdup(path);
 	return event_loop_add_fd(port->machine->loop, port->listen_fd, POLLIN, on_connection, port);
 }
