@@ -5,24 +5,9 @@
  * requests. Under the deterministic clock the same arguments give the same run.
  */
 #include "ahci_fixture.h"
+#include "random_source.h"
 
 #define SECTORS 2048u
-
-static uint64_t seed;
-
-/* xorshift64* */
-static uint64_t any(void)
-{
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-static uint64_t below(uint64_t limit)
-{
-	return any() % limit;
-}
 
 static uint64_t some_memory(void)
 {
@@ -236,7 +221,7 @@ int main(int argc, char **argv)
 	struct machine_config config = fixture_config("null");
 	char path[3][64];
 
-	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	seed_from(argc, argv, 2);
 	for (unsigned i = 0; i < sizeof(content); i++)
 		content[i] = (uint8_t)(i * 13 + i / 512);
 	for (unsigned i = 0; i < 3; i++) {

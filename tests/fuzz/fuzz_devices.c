@@ -8,22 +8,7 @@
  * Arguments: iterations (default 200000), seed (default 1). The same arguments give the same run.
  */
 #include "machine_fixture.h"
-
-static uint64_t seed;
-
-/* xorshift64* */
-static uint64_t any(void)
-{
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-static uint64_t below(uint64_t limit)
-{
-	return any() % limit;
-}
+#include "random_source.h"
 
 /* An address in or a little beside what a device claims. */
 static uint64_t some_address(const struct bus *bus)
@@ -263,7 +248,7 @@ int main(int argc, char **argv)
 	struct machine_config config = fixture_config("null");
 	struct machine *machine;
 
-	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	seed_from(argc, argv, 2);
 	for (size_t i = 0; i < sizeof(optional) / sizeof(optional[0]); i++)
 		config.device[config.device_count++] = optional[i];
 	machine = fixture_create_from(&config);

@@ -12,27 +12,13 @@
 #include "device/vga/vga.h"
 #include "display/display.h"
 #include "machine_fixture.h"
+#include "random_source.h"
 
 #define BAR2 0xc1000000u
 
-static uint64_t seed;
 static struct machine *machine;
 static atomic_bool done;
 static atomic_uint pictures, sizes;
-
-/* xorshift64* */
-static uint64_t any(void)
-{
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-static unsigned below(unsigned limit)
-{
-	return (unsigned)((any() >> 33) % limit);
-}
 
 static void look(void)
 {
@@ -222,7 +208,7 @@ int main(int argc, char **argv)
 	struct cpu_model model = {.cpu_count = 1};
 	pthread_t thread;
 
-	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	seed_from(argc, argv, 2);
 	if (machine_create(&machine, &config, &model, &fake_engine)) {
 		fprintf(stderr, "%s\n", error_text());
 		return 77; /* no video BIOS here */

@@ -10,29 +10,15 @@
 
 #include "device/firmware/fw_cfg.h"
 #include "machine_fixture.h"
+#include "random_source.h"
 
 #define ROM_SIZE   (256u << 10)
 #define FLASH_SIZE (32u << 10)
 #define FLASH_GPA  (UINT64_C(0x100000000) - ROM_SIZE - FLASH_SIZE)
 #define PAM0       0x90
 
-static uint64_t seed;
 static char rom_path[] = "/tmp/nestor-fuzz-rom-XXXXXX", flash_path[] = "/tmp/nestor-fuzz-flash-XXXXXX";
 static uint8_t before[FLASH_SIZE];
-
-/* xorshift64* */
-static uint64_t any(void)
-{
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-static uint64_t below(uint64_t limit)
-{
-	return any() % limit;
-}
 
 static void fail(const char *what)
 {
@@ -166,7 +152,7 @@ int main(int argc, char **argv)
 	struct machine_config config = fixture_config("null");
 	struct machine *machine;
 
-	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	seed_from(argc, argv, 2);
 	make_file(rom_path, ROM_SIZE, 0xea);
 	make_file(flash_path, FLASH_SIZE, 0xff);
 	memset(before, 0xff, sizeof(before));

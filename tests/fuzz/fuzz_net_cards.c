@@ -7,6 +7,7 @@
 #include "device/network/e1000e.h"
 #include "net_fixture.h"
 #include "queue_driver.h"
+#include "random_source.h"
 
 #define MEMORY 0xe1000000u /* the large BAR */
 #define MSIX   0xe1100000u
@@ -15,21 +16,6 @@
 #define SIZE   0x200000u
 
 static struct machine *machine;
-static uint64_t seed;
-
-/* xorshift64* */
-static uint64_t any(void)
-{
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-static uint64_t below(uint64_t limit)
-{
-	return any() % limit;
-}
 
 static uint64_t some_address(void)
 {
@@ -327,7 +313,7 @@ int main(int argc, char **argv)
 	bool virtio = argc < 2 || !strcmp(argv[1], "virtio");
 	uint64_t iterations = argc > 2 ? strtoull(argv[2], NULL, 0) : 100000;
 
-	seed = (argc > 3 ? strtoull(argv[3], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	seed_from(argc, argv, 3);
 	machine = net_fixture_create(virtio ? NET_MODEL_VIRTIO : NET_MODEL_E1000E);
 	place_bars();
 	if (virtio)

@@ -13,28 +13,15 @@
 
 #include "share/p9.h"
 #include "share/p9_wire.h"
+#include "random_source.h"
 #include "util/error.h"
 
 #define SECRET "never to be seen by the client"
 
-static uint64_t seed, served;
+static uint64_t served;
 static struct p9_server *server;
 static uint8_t message[20000], answer[70000];
 static char top[] = "/tmp/nestor-fuzz-9p-XXXXXX";
-
-/* xorshift64* */
-static uint64_t any(void)
-{
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-static uint64_t below(uint64_t limit)
-{
-	return any() % limit;
-}
 
 static uint64_t some_number(void)
 {
@@ -215,7 +202,7 @@ int main(int argc, char **argv)
 	char path[128], command[320];
 	struct p9_config config = {.directory = path, .descriptors = 64};
 
-	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	seed_from(argc, argv, 2);
 	if (!mkdtemp(top))
 		abort();
 	snprintf(command, sizeof(command),

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "random_source.h"
 #include "virtio_driver.h"
 
 #define QUEUE_AREA 0x100000u /* rings: 64 KiB for each of a device's queues */
@@ -15,27 +16,12 @@
 #define DATA_SIZE  0x80000u
 #define DEVICES    8
 
-static uint64_t seed;
 static struct machine *machine;
 static struct virtio_driver driver[DEVICES];
 static struct queue_driver queue[DEVICES][4];
 static unsigned devices;
 static uint64_t answers;
 static char folder[] = "/tmp/nestor-fuzz-virtio-XXXXXX";
-
-/* xorshift64* */
-static uint64_t any(void)
-{
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-static uint64_t below(uint64_t limit)
-{
-	return any() % limit;
-}
 
 static uint64_t some_value(void)
 {
@@ -338,7 +324,7 @@ int main(int argc, char **argv)
 	struct machine_config config = fixture_config("null");
 	char share[64], disk[64], command[128];
 
-	seed = (argc > 2 ? strtoull(argv[2], NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	seed_from(argc, argv, 2);
 	if (!mkdtemp(folder))
 		abort();
 	snprintf(share, sizeof(share), "%s/share", folder);

@@ -11,23 +11,7 @@
 
 #include <cmocka.h>
 
-#include "machine_fixture.h"
-
-static struct machine *machine;
-
-static int setup(void **state)
-{
-	machine = fixture_create("null");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	machine_destroy(machine);
-	return 0;
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#include "device_fixture.h"
 
 #include "device/firmware/fw_cfg.h"
 

@@ -9,7 +9,7 @@
 #include "boot/boot.h"
 #include "device/chipset/acpi_pm.h"
 #include "engine/vcpu_state.h"
-#include "machine_fixture.h"
+#include "device_fixture.h"
 
 #define PM1_STATUS  0x600
 #define PM1_ENABLE  0x602
@@ -19,22 +19,6 @@
 #define WAKE_BIT    0x8000
 #define SLEEP_S3    (1u << 13 | 1u << 10)
 #define SECOND      UINT64_C(1000000000)
-
-static struct machine *machine;
-
-static int setup(void **state)
-{
-	machine = fixture_create("null");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	machine_destroy(machine);
-	return 0;
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 static void set_cmos(uint8_t index, uint8_t value)
 {
