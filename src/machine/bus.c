@@ -118,3 +118,16 @@ void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
 	bus_write(bus, address, size / 2, value & bus_ones(size / 2));
 	bus_write(bus, address + size / 2, size / 2, value >> (size * 4));
 }
+
+uint64_t bus_read_bytes(void *bytes, uint64_t offset, unsigned size)
+{
+	uint64_t value = 0;
+
+	memcpy(&value, (const uint8_t *)bytes + offset, size);
+	return value;
+}
+
+void bus_write_bytes(void *bytes, uint64_t offset, unsigned size, uint64_t value)
+{
+	memcpy((uint8_t *)bytes + offset, &value, size);
+}

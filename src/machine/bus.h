@@ -50,6 +50,10 @@ const struct bus_range *bus_find(struct bus *bus, uint64_t address);
 uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size);
 void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value);
 
+/* For bus_ops: registers that keep what is written. The device is their array of bytes. */
+uint64_t bus_read_bytes(void *bytes, uint64_t offset, unsigned size);
+void bus_write_bytes(void *bytes, uint64_t offset, unsigned size, uint64_t value);
+
 /* All ones in `size` bytes. */
 static inline uint64_t bus_ones(unsigned size)
 {

@@ -112,10 +112,8 @@ static void shadow_write(void *state, uint64_t offset, unsigned size, uint64_t v
 static uint64_t shadow_read(void *state, uint64_t offset, unsigned size)
 {
 	struct shadow *shadow = state;
-	uint64_t value = 0;
 
-	memcpy(&value, shadow->rom + offset, size);
-	return value;
+	return bus_read_bytes(shadow->rom, offset, size);
 }
 
 static void shadow_destroy(void *state)

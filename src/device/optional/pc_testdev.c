@@ -31,22 +31,6 @@ struct testdev {
 	uint8_t memory[MEMORY_SIZE];
 };
 
-static uint64_t register_read(void *device, uint64_t offset, unsigned size)
-{
-	struct testdev *testdev = device;
-	uint64_t value = 0;
-
-	memcpy(&value, testdev->value + offset, size);
-	return value;
-}
-
-static void register_write(void *device, uint64_t offset, unsigned size, uint64_t value)
-{
-	struct testdev *testdev = device;
-
-	memcpy(testdev->value + offset, &value, size);
-}
-
 static void flush_write(void *device, uint64_t offset, unsigned size, uint64_t value)
 {
 	struct testdev *testdev = device;
@@ -61,22 +45,6 @@ static void line_write(void *device, uint64_t offset, unsigned size, uint64_t va
 	irq_pin_set(&testdev->pin[offset], value);
 }
 
-static uint64_t memory_read(void *device, uint64_t offset, unsigned size)
-{
-	struct testdev *testdev = device;
-	uint64_t value = 0;
-
-	memcpy(&value, testdev->memory + offset, size);
-	return value;
-}
-
-static void memory_write(void *device, uint64_t offset, unsigned size, uint64_t value)
-{
-	struct testdev *testdev = device;
-
-	memcpy(testdev->memory + offset, &value, size);
-}
-
 static void testdev_reset(void *device)
 {
 	struct testdev *testdev = device;
@@ -87,11 +55,11 @@ static void testdev_reset(void *device)
 		irq_pin_set(&testdev->pin[i], false);
 }
 
-static const struct bus_ops register_ops = {4, register_read, register_write};
-static const struct bus_ops byte_ops = {1, register_read, register_write};
+static const struct bus_ops register_ops = {4, bus_read_bytes, bus_write_bytes};
+static const struct bus_ops byte_ops = {1, bus_read_bytes, bus_write_bytes};
 static const struct bus_ops flush_ops = {4, NULL, flush_write};
 static const struct bus_ops line_ops = {1, NULL, line_write};
-static const struct bus_ops memory_ops = {8, memory_read, memory_write};
+static const struct bus_ops memory_ops = {8, bus_read_bytes, bus_write_bytes};
 
 int pc_testdev_create(struct machine *machine, struct properties *options)
 {
@@ -108,14 +76,14 @@ int pc_testdev_create(struct machine *machine, struct properties *options)
 	}
 	for (unsigned i = 0; i < PLATFORM_IRQ_COUNT; i++)
 		irq_pin_connect(&testdev->pin[i], &machine->irq[i]);
-	error = bus_add(&machine->pio, PORT_REGISTER, 4, &register_ops, testdev, "pc-testdev");
+	error = bus_add(&machine->pio, PORT_REGISTER, 4, &register_ops, testdev->value, "pc-testdev");
 	if (!error)
 		error = bus_add(&machine->pio, PORT_FLUSH, 4, &flush_ops, testdev, "pc-testdev");
 	if (!error)
-		error = bus_add(&machine->pio, PORT_BYTES, 4, &byte_ops, testdev, "pc-testdev");
+		error = bus_add(&machine->pio, PORT_BYTES, 4, &byte_ops, testdev->value, "pc-testdev");
 	if (!error)
 		error = bus_add(&machine->pio, PORT_LINES, PLATFORM_IRQ_COUNT, &line_ops, testdev, "pc-testdev");
 	if (!error)
-		error = bus_add(&machine->mmio, MEMORY_BASE, MEMORY_SIZE, &memory_ops, testdev, "pc-testdev");
+		error = bus_add(&machine->mmio, MEMORY_BASE, MEMORY_SIZE, &memory_ops, testdev->memory, "pc-testdev");
 	return error;
 }

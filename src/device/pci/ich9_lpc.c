@@ -131,17 +131,15 @@ static void set_pirq(void *state, unsigned n, bool level)
 static uint64_t chipset_read(void *state, uint64_t offset, unsigned size)
 {
 	struct lpc *lpc = state;
-	uint64_t value = 0;
 
-	memcpy(&value, lpc->chipset + offset, size);
-	return value;
+	return bus_read_bytes(lpc->chipset, offset, size);
 }
 
 static void chipset_write(void *state, uint64_t offset, unsigned size, uint64_t value)
 {
 	struct lpc *lpc = state;
 
-	memcpy(lpc->chipset + offset, &value, size);
+	bus_write_bytes(lpc->chipset, offset, size, value);
 	lpc->chipset[GCS] |= NO_REBOOT;
 }
 
