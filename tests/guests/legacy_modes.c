@@ -95,14 +95,14 @@ static void limits(void)
 	uint32_t rights, limit;
 	uint8_t zf;
 	__asm__ volatile("lar %3, %0\n\tsetz %2\n\tlsl %3, %1"
-	                 : "=&r"(rights), "=&r"(limit), "=q"(zf)
+	                 : "=&r"(rights), "=&r"(limit), "=&q"(zf)
 	                 : "r"(small));
 	CHECK_EQ(zf, 1);
 	CHECK_EQ(rights, 0x409300);
 	CHECK_EQ(limit, 99);
 	__asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(DATA));
 	CHECK_EQ(limit, 0xffffffff);
-	__asm__ volatile("mov $7, %0\n\tlar %2, %0\n\tsetz %1" : "=&r"(rights), "=q"(zf) : "r"(0));
+	__asm__ volatile("mov $7, %0\n\tlar %2, %0\n\tsetz %1" : "=&r"(rights), "=&q"(zf) : "r"(0));
 	CHECK_EQ(zf, 0);
 	CHECK_EQ(rights, 7);
 	rule("VERR and VERW");

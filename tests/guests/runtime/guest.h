@@ -10,34 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/report.h"
+
 void guest_main(void);
-
-/* %s, %c, %d, %u, %x with l or ll, and a width for %x ("%016lx"). */
-void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* Ends the run with this value at port F4H. */
-_Noreturn void finish(unsigned value);
-
-/* Names the rule that the following checks are about; "ok NAME" is printed where they hold, "FAIL NAME: …" else. */
-void rule(const char *name);
-void check_failed(const char *file, int line, const char *text, uint64_t actual, uint64_t expected);
-extern unsigned checks_failed, checks_made;
-
-#define CHECK(condition)                                                                                     \
-	do {                                                                                                 \
-		checks_made++;                                                                               \
-		if (!(condition))                                                                            \
-			check_failed(__FILE_NAME__, __LINE__, #condition, 0, 1);                             \
-	} while (0)
-#define CHECK_EQ(actual, expected)                                                                           \
-	do {                                                                                                 \
-		uint64_t actual_ = (uint64_t)(actual), expected_ = (uint64_t)(expected);                     \
-		checks_made++;                                                                               \
-		if (actual_ != expected_)                                                                    \
-			check_failed(__FILE_NAME__, __LINE__, #actual, actual_, expected_);                  \
-	} while (0)
-#ifndef __FILE_NAME__
-#define __FILE_NAME__ __FILE__
-#endif
 
 /* As pushed by start.S. */
 struct frame {
@@ -104,11 +79,6 @@ static inline void wrmsr(uint32_t msr, uint64_t value)
 	__asm__ volatile("wrmsr" : : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
 }
 
-static inline void outb(uint16_t port, uint8_t value)
-{
-	__asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
-}
-
 static inline uint8_t inb(uint16_t port)
 {
 	uint8_t value;
@@ -163,8 +133,5 @@ static inline uint32_t apic_read(unsigned offset)
 {
 	return *(volatile uint32_t *)(0xfee00000ul + offset);
 }
-
-void *memcpy(void *to, const void *from, size_t size);
-void *memset(void *to, int value, size_t size);
 
 #endif

@@ -6,12 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void guest_main(void);
-void rule(const char *name);
-void check_equal(const char *file, int line, const char *text, uint32_t actual, uint32_t expected);
-#define CHECK_EQ(actual, expected) check_equal(__FILE__, __LINE__, #actual, (uint32_t)(actual), (uint32_t)(expected))
-#define CHECK(condition)           CHECK_EQ(!!(condition), 1)
+#include "runtime/report.h"
 
+void guest_main(void);
 /* As pushed by start32.S; esp and ss only from an outer level, the others only from virtual-8086 mode. */
 struct frame {
 	uint32_t es, ds, edi, esi, ebp, esp_pushed, ebx, edx, ecx, eax, vector, error, eip, cs, eflags, esp, ss;
@@ -65,10 +62,6 @@ extern const uint8_t vectors[], user_back[];
 extern uint32_t user_kernel_esp;
 /* Goes to cs:eip by IRET; back with INT 80H or an exception that no TRY expects. VM in flags: virtual-8086. */
 void user_run(uint32_t eip, uint32_t esp, uint32_t cs, uint32_t flags, uint32_t ss);
-
-void outb(uint16_t port, uint8_t value);
-void *memcpy(void *to, const void *from, size_t size);
-void *memset(void *to, int value, size_t size);
 
 #define CONTROL(n)                                                                                           \
 	static inline uint32_t read_cr##n(void)                                                              \

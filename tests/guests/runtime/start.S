@@ -3,18 +3,8 @@
  * first 4 GiB to themselves, user-accessible, by 2 MiB pages; SSE on. Then main(), whose result is the value
  * written to isa-debug-exit.
  */
-	.set MAGIC, 0x1badb002
-	.set FLAGS, 0x00010000	/* load addresses below: any loader takes the ELF64 file as a flat one */
+#include "runtime/start.h"
 
-	.section .multiboot, "a"
-	.balign 4
-multiboot:
-	.long MAGIC, FLAGS, -(MAGIC + FLAGS)
-	.long multiboot, image_start, data_end, bss_end, start
-
-	.text
-	.code32
-	.globl start
 start:
 	cli
 	cld
@@ -116,19 +106,7 @@ boot_information:
 
 /* Exceptions: vector number and error code onto the stack, then runtime_exception(frame). */
 	.text
-	.globl runtime_vectors
-	.balign 16
-runtime_vectors:
-	.set vector, 0
-	.rept 256
-	.balign 16
-	.if !((vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30))
-	push $0
-	.endif
-	pushq $vector
-	jmp exception
-	.set vector, vector + 1
-	.endr
+	vector_stubs runtime_vectors
 exception:
 	push %rax
 	push %rcx

@@ -1,16 +1,6 @@
 /* Start of a 32-bit freestanding guest (Multiboot 1): flat segments, no paging, vectors (guest32.h). */
-	.set MAGIC, 0x1badb002
-	.set FLAGS, 0x00010000
+#include "runtime/start.h"
 
-	.section .multiboot, "a"
-	.balign 4
-multiboot:
-	.long MAGIC, FLAGS, -(MAGIC + FLAGS)
-	.long multiboot, image_start, data_end, bss_end, start
-
-	.text
-	.code32
-	.globl start
 start:
 	cli
 	cld
@@ -58,19 +48,7 @@ gdt_pointer:
 stack_end:
 
 	.text
-	.globl vectors
-	.balign 16
-vectors:
-	.set vector, 0
-	.rept 256
-	.balign 16
-	.if !((vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17))
-	push $0
-	.endif
-	pushl $vector
-	jmp exception
-	.set vector, vector + 1
-	.endr
+	vector_stubs vectors
 exception:
 	pusha
 	push %ds
