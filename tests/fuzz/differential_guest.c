@@ -11,6 +11,7 @@
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/cpu/apic.h"
 #include "engine/soft/cpu/time.h"
+#include "flat32.h"
 #include "util/error.h"
 
 #define RAM_SIZE  (4u << 20)
@@ -18,6 +19,8 @@
 #define CODE_GPA  0x100000u
 #define DATA_GPA  0x200000u
 #define STACK_GPA 0x300000u
+#define TOP_TABLES 0x8000u /* PD and page table of the last gigabyte below 4G */
+#define TOP_GPA	  0x3c0000u
 
 static struct guest_memory memory;
 static struct cpu_model model;
@@ -122,6 +125,17 @@ static void map_pages(uint64_t linear, uint64_t gpa, size_t size, unsigned table
 		pt[(linear >> 12 & 511) + i] = (gpa + i * PAGE_SIZE) | 3;
 }
 
+static void map_top(void)
+{
+	uint64_t *pdpt = (uint64_t *)(ram + TABLES + 0x1000), *pd = (uint64_t *)(ram + TOP_TABLES);
+	uint64_t *pt = (uint64_t *)(ram + TOP_TABLES + 0x1000);
+
+	pdpt[3] = TOP_TABLES | 3;
+	pd[511] = (TOP_TABLES + 0x1000) | 3;
+	for (size_t i = 0; i < TOP_SIZE / PAGE_SIZE; i++)
+		pt[(TOP >> 12 & 511) + i] = (TOP_GPA + i * PAGE_SIZE) | 3;
+}
+
 bool differential_create(const struct differential_setup *s)
 {
 	static struct engine_config config;
@@ -148,6 +162,8 @@ bool differential_create(const struct differential_setup *s)
 	map_pages(s->code, CODE_GPA, s->code_size, 0);
 	map_pages(s->data, DATA_GPA, s->data_size, 1);
 	map_pages(s->stack, STACK_GPA, s->stack_size, 1);
+	if (s->code32)
+		map_top();
 	return bt_thread_init(cpu) == 0;
 }
 
@@ -188,7 +204,7 @@ const uint8_t *differential_run(const struct differential_state *in, struct diff
 	cpu_set_rflags(cpu, in->rflags);
 	memcpy(cpu->fpu_area, in->fpu, sizeof(cpu->fpu_area));
 	cpu->fpu_stashed = true;
-	set_segment(SEG_CS, 0xa09b);
+	set_segment(SEG_CS, setup.code32 ? 0xc09b : 0xa09b);
 	for (unsigned i = 0; i < 6; i++)
 		if (i != SEG_CS)
 			set_segment(i, 0xc093);
@@ -240,6 +256,11 @@ void differential_tune(unsigned tune_off)
 uint8_t *differential_stack(void)
 {
 	return ram + STACK_GPA;
+}
+
+uint8_t *differential_top(void)
+{
+	return ram + TOP_GPA;
 }
 
 uint64_t differential_instructions(void)

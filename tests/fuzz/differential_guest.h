@@ -1,4 +1,4 @@
-/* The translated side of fuzz_translator: a 64-bit guest of the software engine, run until it faults. */
+/* The translated side of fuzz_translator: a guest of the software engine in IA-32e mode, run until it faults. */
 #ifndef NESTOR_TESTS_DIFFERENTIAL_GUEST_H
 #define NESTOR_TESTS_DIFFERENTIAL_GUEST_H
 
@@ -27,12 +27,15 @@ struct differential_setup {
 	size_t code_memory; /* 0: every run begins with a flush; else so little that flushes happen in the middle */
 	bool plant;	    /* with a known defect */
 	bool counted;	    /* under the deterministic clock */
+	bool code32;	    /* compatibility mode, and the last pages below 4G are there (flat32.h) */
 };
 
 /* False with a message on standard error where it cannot be created. */
 bool differential_create(const struct differential_setup *setup);
 /* The guest's stack, which runs leave as they find it but for the guest's own writes. */
 uint8_t *differential_stack(void);
+/* Its last pages below 4G, likewise. */
+uint8_t *differential_top(void);
 /* tune_off: ENGINE_TUNE_* for the next runs. */
 void differential_tune(unsigned tune_off);
 /* The next runs begin with so many bytes left for block records: the memory is full somewhere in the middle. */

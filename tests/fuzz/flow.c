@@ -297,10 +297,14 @@ static void put_string(void)
 		put(0xfe); /* inc byte [rbx] */
 		put(0x03);
 	}
+	/* Upper halves where ECX is 0 or the first element faults are the processor's choice. */
+	if (short_address && inside && repeat && pick(2)) {
+		to |= next_random() << 32;
+		from |= next_random() << 32;
+	}
 	put_mov_imm(7, to);
 	put_mov_imm(6, from);
-	/* RCX's upper half where ECX is 0 or the first element faults is the processor's choice. */
-	put_mov_imm(1, short_address && inside ? count | (next_random() << 32) : count);
+	put_mov_imm(1, short_address && inside && pick(2) ? count | (next_random() << 32) : count);
 	reserved_registers |= short_address || pick(8) ? 0xc2 : 0; /* rcx, rsi, rdi */
 	if (op == 0xa6 || op == 0xae || pick(2))
 		put_write_flags();

@@ -3,11 +3,13 @@
  * the same state, and must leave the same registers, flags, vector registers, x87 stack and memory, or the same
  * fault at the same instruction.
  *
- *	fuzz_translator [--seed N] [--count N] [--length N] [--group NAME | --flow] [--plant] [--verbose]
+ *	fuzz_translator [--seed N] [--count N] [--length N] [--group NAME | --flow | --flat32] [--plant] [--verbose]
  *		[--deterministic] [--code-memory KIB] [--off MASK]
  *
  * A third of the sequences call, return, repeat and rewrite themselves (flow.c); --flow: all. A quarter is translated a
  * second time with parts of the translator off. --code-memory: with so little that it is renewed in the middle. --off: ENGINE_TUNE_*.
+ *
+ * --flat32: sequences of 32-bit code in flat segments instead (flat32.c), natively in the host's compatibility mode.
  *
  * --plant puts a known defect into the translator (it believes that INC overwrites CF, and that ADC does not
  * read it) and succeeds only when the fuzzer finds it. A failure prints the seed, the bytes and what differs;
@@ -35,6 +37,7 @@
 #include "differential_guest.h"
 #include "encode.h"
 #include "engine/engine.h"
+#include "flat32.h"
 #include "flow.h"
 
 /* ---- the native side ---- */
@@ -45,6 +48,7 @@ static sigjmp_buf native_return;
 static volatile bool native_running;
 static struct sigaction previous[65];
 static bool deterministic;
+static bool flat32;
 static unsigned tune_off; /* ENGINE_TUNE_*: in the first run of each sequence */
 
 static void on_signal(int number, siginfo_t *info, void *context)
@@ -101,11 +105,50 @@ __asm__(".text\n"
 	"	jmp *native_target(%rip)\n");
 void enter_native(void);
 
+/* The same in 32-bit code. It leaves flat data segments behind, which 64-bit code does not look at. */
+static struct __attribute__((packed)) {
+	uint32_t offset;
+	uint16_t selector;
+} native_target32 __attribute__((used)) = { CODE, 0x23 }; /* Linux's selector of 32-bit code for all programs */
+__asm__(".text\n"
+	"enter_native32:\n"
+	"	lea native_in(%rip), %r15\n"
+	"	mov $0x2b, %eax\n"
+	"	mov %eax, %ds\n"
+	"	mov %eax, %es\n"
+	"	mov $7, %eax\n"
+	"	xor %edx, %edx\n"
+	"	xrstor64 " DIFFERENTIAL_FPU_OFFSET "(%r15)\n"
+	"	mov 128(%r15), %rax\n" /* rflags */
+	"	push %rax\n"
+	"	popfq\n"
+	"	mov 0(%r15), %rax\n"
+	"	mov 8(%r15), %rcx\n"
+	"	mov 16(%r15), %rdx\n"
+	"	mov 24(%r15), %rbx\n"
+	"	mov 32(%r15), %rsp\n"
+	"	mov 40(%r15), %rbp\n"
+	"	mov 48(%r15), %rsi\n"
+	"	mov 56(%r15), %rdi\n"
+	"	mov $0, %r8d\n"
+	"	mov $0, %r9d\n"
+	"	mov $0, %r10d\n"
+	"	mov $0, %r11d\n"
+	"	mov $0, %r12d\n"
+	"	mov $0, %r13d\n"
+	"	mov $0, %r14d\n"
+	"	mov $0, %r15d\n"
+	"	ljmp *native_target32(%rip)\n");
+void enter_native32(void);
+
 static void run_native(void)
 {
 	if (sigsetjmp(native_return, 1) == 0) {
 		native_running = true;
-		enter_native();
+		if (flat32)
+			enter_native32();
+		else
+			enter_native();
 	}
 	__asm__ volatile("cld; vzeroupper; fninit");
 }
@@ -709,7 +752,11 @@ static bool flow; /* the present sequence has STACK, and its own rsp */
 
 static void gen_sequence(unsigned length)
 {
-	flow = only_flow || (!only_group && pick(3) == 0);
+	flow = !flat32 && (only_flow || (!only_group && pick(3) == 0));
+	if (flat32) {
+		native_in.gpr[4] = flat32_sequence(length);
+		return;
+	}
 	if (flow) {
 		native_in.gpr[4] = flow_sequence(length, gen_instruction);
 		return;
@@ -723,19 +770,23 @@ static void gen_sequence(unsigned length)
 
 /* ---- comparison ---- */
 
-static uint8_t data_before[DATA_SIZE], data_native[DATA_SIZE];
+static uint8_t data_before[DATA_SIZE], data_native[DATA_SIZE], top_before[TOP_SIZE];
 
 static void gen_state(void)
 {
 	memset(&native_in, 0, sizeof(native_in));
 	for (unsigned i = 0; i < 16; i++)
 		native_in.gpr[i] = pick(3) ? next_random() : next_random() & 0xff;
+	for (unsigned i = 0; flat32 && i < 16; i++)
+		native_in.gpr[i] = i < 8 ? (uint32_t)native_in.gpr[i] : 0;
 	native_in.gpr[4] = DATA + DATA_SIZE / 2;
 	native_in.rip = CODE;
 	native_in.rflags = 0x202 | (next_random() & 0x8d5); /* IF as natively: PUSHF stores it */
 	differential_fpu_init(native_in.fpu, next_random);
 	for (unsigned i = 0; i < DATA_SIZE; i++)
 		data_before[i] = next_random();
+	for (unsigned i = 0; flat32 && i < TOP_SIZE; i++)
+		top_before[i] = next_random();
 }
 
 static bool differ(const char *what, uint64_t native, uint64_t translated)
@@ -788,6 +839,10 @@ static bool compare(const struct differential_state *native, const struct differ
 			bad |= differ(name, *(uint64_t *)(STACK + i), *(uint64_t *)(differential_stack() + i));
 			break;
 		}
+	if (flat32 && memcmp((uint8_t *)TOP, differential_top(), TOP_SIZE)) {
+		printf("  the last pages differ\n");
+		bad = true;
+	}
 	return bad;
 }
 
@@ -810,6 +865,8 @@ static bool run_translated(void)
 
 	if (flow)
 		memset(differential_stack(), 0, STACK_SIZE);
+	if (flat32)
+		memcpy(differential_top(), top_before, TOP_SIZE);
 	data_translated = differential_run(&native_in, &translated, code, code_length, data_before, DATA_SIZE);
 	return compare(&native_out, &translated, data_translated);
 }
@@ -843,6 +900,8 @@ static bool try_seed(uint64_t seed, unsigned length, bool verbose)
 	memcpy(data, data_before, DATA_SIZE);
 	if (flow)
 		memset((void *)STACK, 0, STACK_SIZE);
+	if (flat32)
+		memcpy((void *)TOP, top_before, TOP_SIZE);
 	run_native();
 	memcpy(data_native, data, DATA_SIZE);
 	if (verbose)
@@ -934,6 +993,8 @@ int main(int argc, char **argv)
 			deterministic = exact_flags = setup.counted = true;
 		else if (!strcmp(argv[i], "--flow"))
 			only_flow = true;
+		else if (!strcmp(argv[i], "--flat32"))
+			flat32 = setup.code32 = true;
 		else if (!strcmp(argv[i], "--off") && i + 1 < argc)
 			tune_off = strtoul(argv[++i], NULL, 0);
 		else if (!strcmp(argv[i], "--code-memory") && i + 1 < argc)
@@ -948,6 +1009,8 @@ int main(int argc, char **argv)
 	map_fixed(CODE, CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC);
 	map_fixed(DATA, DATA_SIZE, PROT_READ | PROT_WRITE);
 	map_fixed(STACK, STACK_SIZE, PROT_READ | PROT_WRITE);
+	if (flat32)
+		map_fixed(TOP, TOP_SIZE, PROT_READ | PROT_WRITE);
 	if (!differential_create(&setup))
 		return 2;
 	sigaltstack(&alternate, NULL);
@@ -956,7 +1019,7 @@ int main(int argc, char **argv)
 
 		sigaction(number, &action, &previous[number]);
 	}
-	if (!setup.plant && try_two_pages())
+	if (!setup.plant && !flat32 && try_two_pages())
 		return 1;
 	for (uint64_t s = seed; s < seed + count; s++) {
 		if (!try_seed(s, length, verbose))

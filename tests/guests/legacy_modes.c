@@ -147,6 +147,103 @@ static void limits(void)
 }
 uint32_t data_word;
 
+/* SDM, MOVS; STOS: 32-bit code with flat segments. */
+static uint8_t area[3 * 4096] __attribute__((aligned(4096)));
+
+static void fill_area(void)
+{
+	for (unsigned i = 0; i < sizeof(area); i++)
+		area[i] = (uint8_t)(i * 7 + i / 256);
+}
+
+/* The sum of what [start, start + count) holds, by place, as fill_area() left it `shift` bytes before. */
+static unsigned misplaced(unsigned start, unsigned count, int shift)
+{
+	unsigned wrong = 0;
+
+	for (unsigned i = start; i < start + count; i++)
+		wrong += area[i] != (uint8_t)((i - shift) * 7 + (i - shift) / 256);
+	return wrong;
+}
+
+static void strings(void)
+{
+	uint32_t esi, edi, ecx;
+
+	rule("MOVSB one by one, up and down over a page's end");
+	fill_area();
+	esi = (uint32_t)area + 4000, edi = (uint32_t)area + 3996, ecx = 200;
+	__asm__ volatile("1:\tmovsb\n\tdec %%ecx\n\tjne 1b" : "+S"(esi), "+D"(edi), "+c"(ecx) : : "memory", "cc");
+	CHECK_EQ(esi, (uint32_t)area + 4200);
+	CHECK_EQ(edi, (uint32_t)area + 4196);
+	CHECK_EQ(misplaced(3996, 200, -4), 0);
+	fill_area();
+	esi = (uint32_t)area + 4199, edi = (uint32_t)area + 4206, ecx = 200;
+	__asm__ volatile("std\n1:\tmovsb\n\tloop 1b\n\tcld" : "+S"(esi), "+D"(edi), "+c"(ecx) : : "memory", "cc");
+	CHECK_EQ(esi, (uint32_t)area + 3999);
+	CHECK_EQ(edi, (uint32_t)area + 4006);
+	CHECK_EQ(misplaced(4007, 200, 7), 0);
+	rule("MOVSL and STOSW one by one: an element over a page's end");
+	fill_area();
+	esi = (uint32_t)area + 4090, edi = (uint32_t)area + 8190;
+	__asm__ volatile("movsl\n\tmovsl\n\tstosw" : "+S"(esi), "+D"(edi) : "a"(0xbeef) : "memory");
+	CHECK_EQ(esi, (uint32_t)area + 4098);
+	CHECK_EQ(edi, (uint32_t)area + 8200);
+	CHECK_EQ(misplaced(8190, 8, 4100), 0);
+	CHECK_EQ(area[8198] | area[8199] << 8, 0xbeef);
+	rule("REP MOVSB: a target one byte on spreads the first byte; three pages; ECX = 0");
+	fill_area();
+	area[10] = 0x5a;
+	esi = (uint32_t)area + 10, edi = esi + 1, ecx = 9000;
+	__asm__ volatile("rep movsb" : "+S"(esi), "+D"(edi), "+c"(ecx) : : "memory");
+	CHECK_EQ(ecx, 0);
+	CHECK_EQ(edi, (uint32_t)area + 9011);
+	CHECK_EQ(area[9010], 0x5a);
+	CHECK_EQ(misplaced(9011, 100, 0), 0);
+	__asm__ volatile("rep movsb" : "+S"(esi), "+D"(edi), "+c"(ecx) : : "memory");
+	CHECK_EQ(edi, (uint32_t)area + 9011);
+	rule("REP STOSB and MOVSB at the end of the address space: the indices come to 0");
+	uint8_t was = *(volatile uint8_t *)0xfffffff0;
+	edi = 0xfffffff0, ecx = 16; /* ROM, or nothing: the stores are lost */
+	__asm__ volatile("rep stosb" : "+D"(edi), "+c"(ecx) : "a"(was) : "memory");
+	CHECK_EQ(edi, 0);
+	CHECK_EQ(ecx, 0);
+	esi = 0xfffffff0, edi = (uint32_t)area, ecx = 16;
+	__asm__ volatile("rep movsb" : "+S"(esi), "+D"(edi), "+c"(ecx) : : "memory");
+	CHECK_EQ(esi, 0);
+	CHECK_EQ(edi, (uint32_t)area + 16);
+	CHECK_EQ(area[0], was);
+	rule("MOVS through a segment that ends: #GP at the element, what came before is done");
+	OWN_GDT(S_SMALL) = SEGMENT((uint32_t)area, 99, 0x93 | BIG);
+	__asm__ volatile("mov %0, %%fs" : : "r"(SELECTOR(S_SMALL)));
+	edi = (uint32_t)area + 4096, esi = 90, ecx = 30;
+	CHECK_EQ(TRY("rep movsb %%fs:(%%esi), %%es:(%%edi)", OPERANDS("+S"(esi), "+D"(edi), "+c"(ecx)), ), 13);
+	__asm__ volatile("mov %0, %%fs" : : "r"(DATA));
+}
+
+/* Words that lie between instructions, as in loaders that go to and fro between modes: stores there change no code. */
+extern uint32_t beside[];
+uint32_t count_beside(uint32_t rounds);
+__asm__(".text\n\t.p2align 6\n"
+        "count_beside:\n\tmov 4(%esp), %ecx\n\tjmp 1f\n"
+        ".globl beside\nbeside:\t.long 0, 0\n"
+        "1:\tincl beside\n\tmov beside, %eax\n\tmov %eax, beside + 4\n\tdec %ecx\n\tjne 1b\n\t"
+        ".globl beside_code\nbeside_code:\tadd $0, %eax\n\tret\n");
+extern uint8_t beside_code[];
+
+static void data_beside_code(void)
+{
+	rule("stores beside code, and into it");
+	for (uint32_t i = 1; i <= 20; i++) {
+		beside_code[2] = (uint8_t)i; /* the constant of ADD */
+		CHECK_EQ(count_beside(50), 50 * i + i);
+		CHECK_EQ(beside[1], 50 * i);
+		*(volatile uint16_t *)(beside_code + 2) = 0xc300 | (i + 1); /* the constant and RET, which stays */
+		CHECK_EQ(count_beside(0x10), 50 * i + 16 + i + 1);
+		beside[0] -= 16;
+	}
+}
+
 extern const uint8_t gate_entry[], conforming_entry[], user_gate_code[], user_conforming_code[];
 uint32_t gate_cs, gate_ss, gate_esp, gate_parameters[2];
 __asm__(
@@ -522,6 +619,8 @@ void guest_main(void)
 {
 	setup();
 	limits();
+	strings();
+	data_beside_code();
 	gates();
 	tasks();
 	sixteen_bit();

@@ -602,9 +602,12 @@ static bool has_inline_call(const struct cpu *cpu, uint32_t key)
 
 static bool has_inline_string(const struct cpu *cpu, const struct insn *insn, uint32_t key)
 {
-	bool base = insn->prefixes & PREFIX_SEGMENT && (insn->segment == SEG_FS || insn->segment == SEG_GS);
+	bool code64 = key & MODE_CODE64, flat = code64 || (key & MODE_FLAT && key & MODE_CODE32);
+	/* 64-bit code knows no base but those of FS and GS; flat segments are DS, ES and SS. */
+	bool other = insn->prefixes & PREFIX_SEGMENT &&
+		     (insn->segment >= SEG_FS || (!code64 && insn->segment == SEG_CS));
 
-	return insn->address_size == 8 && !base && !(key & (KEY_CAREFUL | MODE_ALIGN)) &&
+	return flat && insn->address_size >= 4 && !other && !(key & (KEY_CAREFUL | MODE_ALIGN)) &&
 	       !(cpu->tune_off & ENGINE_TUNE_STRINGS);
 }
 
@@ -634,6 +637,8 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 			return !(key & MODE_NONROOT) && insn->reg <= 4 && insn->reg != 1 ? BT_MOV_FROM_CR : insn->op;
 		}
 	}
+	if (insn->op == C(movs) || insn->op == C(stos))
+		return has_inline_string(cpu, insn, key) ? BT_STRING : insn->op;
 	if (!(key & MODE_CODE64))
 		return insn->op;
 	switch (insn->op) {
@@ -641,9 +646,6 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 		return has_inline_call(cpu, key) && !(key & (MODE_CPL0 | MODE_ALIGN)) ? BT_SYSCALL : insn->op;
 	case C(sysret):
 		return has_inline_call(cpu, key) && (key & kernel) == kernel && insn->operand_size == 8 ? BT_SYSRET : insn->op;
-	case C(movs):
-	case C(stos):
-		return has_inline_string(cpu, insn, key) ? BT_STRING : insn->op;
 	case C(rdtsc):
 		return direct_tsc ? BT_RDTSC : insn->op;
 	case C(rdtscp):

@@ -65,7 +65,7 @@ void emit_bswap(struct translation *t, const struct insn *insn);
 void emit_xlat(struct translation *t, const struct insn *insn);
 void emit_bit_string(struct translation *t, const struct insn *insn);
 
-/* ---- string_forms.c: MOVS and STOS in 64-bit code, of 64-bit addresses in segments without a base ---- */
+/* ---- string_forms.c: MOVS and STOS, of 32-bit or 64-bit addresses in segments without a base ---- */
 void emit_string(struct translation *t, const struct insn *insn);
 
 /* ---- system_calls.c ---- */

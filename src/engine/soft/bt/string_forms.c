@@ -1,15 +1,15 @@
 /*
- * MOVS and STOS without the way through C, where what they touch lies in one page at either end, forward, and the TLB
- * knows the pages: the host's own instruction then does it, between the host addresses. Everything else is string.c's,
- * called from code that stands apart.
+ * MOVS and STOS without the way through C, where what they touch lies in one page at either end and the TLB knows the
+ * pages. Repeated, forward and up to a page only, the host's own instruction does it, between the host addresses; a
+ * single one is a load and a store. Everything else is string.c's, called from code that stands apart.
  *
  *	cmp  rcx, 4096 / size		; so that the sum below cannot wrap
  *	ja   slow
  *	test dword gs:[rflags], DF
  *	jne  slow
+ *	mov  r11, rdi
  *	rorx r10, rdi, 8		; the TLB's entry for a write, as for any access
  *	and  r10d, 0xfff0
- *	mov  r11, rdi
  *	xor  r11, gs:[r10+write]
  *	cmp  r11, 4095			; the page matches: r11 is the offset in it
  *	ja   slow
@@ -20,11 +20,15 @@
  *	add  rdi, r10
  *	rep stos
  *	sub  rdi, r10
+ *
+ * With addresses of 32 bits (32-bit code with flat segments, or 67H in 64-bit code) the registers' upper halves must be
+ * zero, else C takes over; the subtraction at the end is one of 32 bits, so that a pointer wraps at 4G.
  */
 #include "engine/soft/bt/forms.h"
 
 struct string_form {
 	bool repeat;
+	bool wide;		    /* addresses of 64 bits, else 32 */
 	unsigned shift;		    /* log2 of the element's size */
 	struct slow_ways slow;	    /* to string.c */
 };
@@ -40,8 +44,12 @@ static void emit_range_lookup(struct translation *t, struct string_form *form, u
 {
 	struct emitter *e = t->e;
 
+	emit_op(e, form->wide, 0x8b, H_R11, in_reg(reg));
+	if (!form->wide) {
+		emit_op(e, true, 0x3b, H_R11, in_reg(reg)); /* cmp: the upper half is zero */
+		emit_slow_if(t, &form->slow, CC_NE);
+	}
 	emit_tlb_slot(t, reg);
-	emit_op(e, true, 0x8b, H_R11, in_reg(reg));
 	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor r11, page */
 	if (form->repeat) {
 		emit_cmp_imm(t, H_R11, PAGE_SIZE - 1);
@@ -55,16 +63,21 @@ static void emit_range_lookup(struct translation *t, struct string_form *form, u
 	emit_load(e, H_R10, in_cpu_indexed(H_R10, table + 8));
 }
 
-/* add or sub reg, addend */
-static void emit_move_pointer(struct translation *t, bool back, unsigned reg, unsigned addend)
+/* ---- repeated ---- */
+
+static void emit_to_host(struct translation *t, unsigned reg, unsigned addend)
 {
-	emit_op(t->e, true, back ? 0x2b : 0x03, reg, in_reg(addend));
+	emit_op(t->e, true, 0x03, reg, in_reg(addend)); /* add */
+}
+
+static void emit_to_guest(struct translation *t, const struct string_form *form, unsigned reg, unsigned addend)
+{
+	emit_op(t->e, form->wide, 0x2b, reg, in_reg(addend)); /* sub */
 }
 
 static void emit_host_string(struct translation *t, const struct insn *insn, const struct string_form *form)
 {
-	if (form->repeat)
-		emit8(t->e, 0xf3);
+	emit8(t->e, 0xf3);
 	if (form->shift == 1)
 		emit8(t->e, 0x66);
 	if (form->shift == 3)
@@ -72,40 +85,110 @@ static void emit_host_string(struct translation *t, const struct insn *insn, con
 	emit8(t->e, insn->opcode);
 }
 
-void emit_string(struct translation *t, const struct insn *insn)
+static void emit_repeated(struct translation *t, const struct insn *insn, struct string_form *form, bool moves)
 {
 	enum tlb_class class = MODE_CLASS(t->key);
+	struct emitter *e = t->e;
+
+	emit_cmp_imm(t, H_RCX, PAGE_SIZE >> form->shift);
+	emit_slow_if(t, &form->slow, CC_A);
+	emit_op(e, false, 0xf7, 0, in_cpu(CPU_FIELD(rflags_system))); /* test */
+	emit32(e, FLAG_DF);
+	emit_slow_if(t, &form->slow, CC_NE);
+	if (moves) {
+		emit_range_lookup(t, form, H_RSI, TLB_READ(class));
+		emit_store(e, in_cpu(CPU_SCRATCH(0)), H_R10);
+	}
+	emit_range_lookup(t, form, H_RDI, TLB_WRITE(class));
+	if (moves) {
+		emit_load(e, H_R11, in_cpu(CPU_SCRATCH(0)));
+		emit_to_host(t, H_RSI, H_R11);
+	}
+	emit_to_host(t, H_RDI, H_R10);
+	emit_host_string(t, insn, form);
+	emit_to_guest(t, form, H_RDI, H_R10);
+	if (moves)
+		emit_to_guest(t, form, H_RSI, H_R11);
+}
+
+/* ---- single, in either direction ---- */
+
+static void emit_element_load(struct translation *t, const struct string_form *form, unsigned to, struct place from)
+{
+	static const uint8_t narrow[] = { 0xb6, 0xb7 }; /* movzx */
+
+	if (form->shift < 2)
+		emit_insn(t->e, (struct form){ .map = 1, .opcode = narrow[form->shift] }, to, from);
+	else
+		emit_op(t->e, form->shift == 3, 0x8b, to, from);
+}
+
+static void emit_element_store(struct translation *t, const struct string_form *form, struct place to, unsigned from)
+{
+	emit_insn(t->e,
+		  (struct form){ .prefix = form->shift == 1 ? 0x66 : 0, .opcode = form->shift ? 0x89 : 0x88, .w = form->shift == 3 },
+		  from, to);
+}
+
+/* r11: twice the element's size where the direction is down, else 0. */
+static void emit_way_back(struct translation *t, const struct string_form *form)
+{
+	_Static_assert(FLAG_DF == 1u << 10, "shifted to twice a size");
+	emit_load32(t->e, H_R11, in_cpu(CPU_FIELD(rflags_system)));
+	emit_op(t->e, false, 0x81, 4, in_reg(H_R11)); /* and */
+	emit32(t->e, FLAG_DF);
+	emit_op(t->e, false, 0xc1, 5, in_reg(H_R11)); /* shr */
+	emit8(t->e, 9 - form->shift);
+}
+
+static void emit_step(struct translation *t, const struct string_form *form, unsigned reg)
+{
+	if (form->wide)
+		emit_lea(t->e, reg, at(reg, 1 << form->shift));
+	else
+		emit_lea32(t->e, reg, at(reg, 1 << form->shift));
+	emit_op(t->e, form->wide, 0x2b, reg, in_reg(H_R11)); /* sub */
+}
+
+static void emit_single(struct translation *t, struct string_form *form, bool moves)
+{
+	enum tlb_class class = MODE_CLASS(t->key);
+	unsigned value = H_RAX;
+
+	if (moves) {
+		emit_range_lookup(t, form, H_RSI, TLB_READ(class));
+		emit_element_load(t, form, H_R11, at_indexed(H_RSI, H_R10, 0, 0));
+		emit_store(t->e, in_cpu(CPU_SCRATCH(0)), H_R11);
+	}
+	emit_range_lookup(t, form, H_RDI, TLB_WRITE(class));
+	if (moves) {
+		emit_load(t->e, H_R11, in_cpu(CPU_SCRATCH(0)));
+		value = H_R11;
+	}
+	emit_element_store(t, form, at_indexed(H_RDI, H_R10, 0, 0), value);
+	emit_way_back(t, form);
+	emit_step(t, form, H_RDI);
+	if (moves)
+		emit_step(t, form, H_RSI);
+}
+
+void emit_string(struct translation *t, const struct insn *insn)
+{
 	bool moves = insn->opcode == 0xa4 || insn->opcode == 0xa5;
 	unsigned size = insn->opcode & 1 ? insn->operand_size : 1;
 	struct string_form form = { .repeat = insn->prefixes & (PREFIX_REP | PREFIX_REPNE),
+				    .wide = insn->address_size == 8,
 				    .shift = __builtin_ctz(size) };
-	struct emitter *e = t->e;
+	op_function *op = moves ? op_movs : op_stos;
 
 	if (t->careful) {
-		emit_op_call(t, insn, moves ? op_movs : op_stos, false);
+		emit_op_call(t, insn, op, false);
 		return;
 	}
 	flags_to_cpu(t);
-	if (form.repeat) {
-		emit_cmp_imm(t, H_RCX, PAGE_SIZE >> form.shift);
-		emit_slow_if(t, &form.slow, CC_A);
-	}
-	emit_op(e, false, 0xf7, 0, in_cpu(CPU_FIELD(rflags_system))); /* test */
-	emit32(e, FLAG_DF);
-	emit_slow_if(t, &form.slow, CC_NE);
-	if (moves) {
-		emit_range_lookup(t, &form, H_RSI, TLB_READ(class));
-		emit_store(e, in_cpu(CPU_SCRATCH(0)), H_R10);
-	}
-	emit_range_lookup(t, &form, H_RDI, TLB_WRITE(class));
-	if (moves) {
-		emit_load(e, H_R11, in_cpu(CPU_SCRATCH(0)));
-		emit_move_pointer(t, false, H_RSI, H_R11);
-	}
-	emit_move_pointer(t, false, H_RDI, H_R10);
-	emit_host_string(t, insn, &form);
-	emit_move_pointer(t, true, H_RDI, H_R10);
-	if (moves)
-		emit_move_pointer(t, true, H_RSI, H_R11);
-	emit_slow_ways(t, insn, &form.slow, moves ? op_movs : op_stos, emit_exec(e));
+	if (form.repeat)
+		emit_repeated(t, insn, &form, moves);
+	else
+		emit_single(t, &form, moves);
+	emit_slow_ways(t, insn, &form.slow, op, emit_exec(t->e));
 }

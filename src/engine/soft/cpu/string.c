@@ -1,7 +1,7 @@
 /*
  * MOVS, STOS, LODS, SCAS and CMPS in all their forms.
  *
- * A repeated instruction goes forward in chunks: as many elements as lie in one page at either end, within
+ * One element is an ordinary read or write. A repeated instruction goes forward in chunks: as many elements as lie in one page at either end, within
  * the segments' limits and before an index register wraps. A chunk is translated as a whole and then done
  * with the host's own string instruction of the same element size, so that overlapping operands come out as
  * on the processor, element by element. The registers are brought up to date after every chunk; a fault
@@ -33,7 +33,7 @@ struct string {
 	uint64_t work; /* bytes since the last look at cpu->kick */
 };
 
-static void begin(struct cpu *cpu, const struct insn *insn, struct string *s)
+static inline void begin(struct cpu *cpu, const struct insn *insn, struct string *s)
 {
 	s->cpu = cpu;
 	s->size = insn->opcode & 1 ? insn->operand_size : 1;
@@ -94,6 +94,12 @@ static bool interrupted(struct string *s)
 	}
 	cpu->next_rip = cpu->rip;
 	return true;
+}
+
+/* How many elements at most are to be done at once; one is done singly. */
+static inline uint64_t chunk_limit(const struct string *s)
+{
+	return s->cpu->mode & MODE_STEP ? 1 : s->count;
 }
 
 /*
@@ -240,10 +246,11 @@ void op_movs(struct cpu *cpu, const struct insn *insn)
 	struct string s;
 
 	for (begin(cpu, insn, &s); s.count;) {
-		uint64_t limit = cpu->mode & MODE_STEP ? 1 : s.count, source, target, n;
+		uint64_t limit = chunk_limit(&s), source, target, n = 0;
 		uint8_t *from = NULL, *to = NULL;
 
-		n = chunk(&s, s.source, s.si, limit, &source);
+		if (limit > 1)
+			n = chunk(&s, s.source, s.si, limit, &source);
 		if (n)
 			n = chunk(&s, SEG_ES, s.di, n, &target);
 		/* The target may have shortened the chunk: descending, the lowest source byte moves up. */
@@ -278,8 +285,8 @@ void op_stos(struct cpu *cpu, const struct insn *insn)
 	struct string s;
 
 	for (begin(cpu, insn, &s); s.count;) {
-		uint64_t limit = cpu->mode & MODE_STEP ? 1 : s.count, target;
-		uint64_t n = chunk(&s, SEG_ES, s.di, limit, &target);
+		uint64_t limit = chunk_limit(&s), target;
+		uint64_t n = limit > 1 ? chunk(&s, SEG_ES, s.di, limit, &target) : 0;
 		uint8_t *to = n ? direct(&s, target, n, ACCESS_WRITE) : NULL;
 
 		if (to) {
@@ -300,8 +307,8 @@ void op_lods(struct cpu *cpu, const struct insn *insn)
 	struct string s;
 
 	for (begin(cpu, insn, &s); s.count;) {
-		uint64_t limit = cpu->mode & MODE_STEP ? 1 : s.count, source, value;
-		uint64_t n = chunk(&s, s.source, s.si, limit, &source);
+		uint64_t limit = chunk_limit(&s), source, value;
+		uint64_t n = limit > 1 ? chunk(&s, s.source, s.si, limit, &source) : 0;
 		const uint8_t *from = n ? direct(&s, source, n, ACCESS_READ) : NULL;
 
 		if (from) {
@@ -358,9 +365,9 @@ void op_scas(struct cpu *cpu, const struct insn *insn)
 	struct string s;
 
 	for (begin(cpu, insn, &s); s.count;) {
-		uint64_t limit = cpu->mode & MODE_STEP ? 1 : s.count, target, value = 0, i;
+		uint64_t limit = chunk_limit(&s), target, value = 0, i;
 		uint64_t wanted = operand_register(cpu, insn, REG_RAX, s.size);
-		uint64_t n = chunk(&s, SEG_ES, s.di, limit, &target);
+		uint64_t n = limit > 1 ? chunk(&s, SEG_ES, s.di, limit, &target) : 0;
 		const uint8_t *at = n ? direct(&s, target, n, ACCESS_READ) : NULL;
 
 		if (at) {
@@ -391,10 +398,11 @@ void op_cmps(struct cpu *cpu, const struct insn *insn)
 	struct string s;
 
 	for (begin(cpu, insn, &s); s.count;) {
-		uint64_t limit = cpu->mode & MODE_STEP ? 1 : s.count, source, target, a = 0, b = 0, i, n;
+		uint64_t limit = chunk_limit(&s), source, target, a = 0, b = 0, i, n = 0;
 		const uint8_t *from = NULL, *at = NULL;
 
-		n = chunk(&s, s.source, s.si, limit, &source);
+		if (limit > 1)
+			n = chunk(&s, s.source, s.si, limit, &source);
 		if (n)
 			n = chunk(&s, SEG_ES, s.di, n, &target);
 		if (n && s.step < 0)
