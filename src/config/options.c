@@ -487,6 +487,24 @@ static bool has_terminal(const char *const console[MACHINE_CONSOLES])
 	return false;
 }
 
+/* Disks among themselves have been looked at (disk_options.c); cards have the same order. */
+static int check_boot_order(const struct machine_config *machine)
+{
+	for (unsigned i = 0; i < machine->net_count; i++) {
+		int place = machine->net[i].boot_index;
+
+		for (unsigned j = 0; j < machine->disk_count && place >= 0; j++)
+			if (machine->disk[j].boot_index == place)
+				return error_set(EINVAL, "--net …,bootindex=%d: %s has bootindex=%d already", place,
+						 machine->disk[j].file, place);
+		for (unsigned j = 0; j < i && place >= 0; j++)
+			if (machine->net[j].boot_index == place)
+				return error_set(EINVAL, "--net …,bootindex=%d: another card has bootindex=%d already", place,
+						 place);
+	}
+	return 0;
+}
+
 /* What single options cannot know. */
 static int check_together(const struct machine_config *machine)
 {
@@ -504,7 +522,7 @@ static int check_together(const struct machine_config *machine)
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->cpu.tsc_hz > DETERMINISTIC_TSC_HZ)
 		return error_set(EINVAL, "--tsc %llu: at most %u under --clock deterministic, one instruction per ns",
 				 (unsigned long long)machine->cpu.tsc_hz, DETERMINISTIC_TSC_HZ);
-	return 0;
+	return check_boot_order(machine);
 }
 
 /* What a machine in the background, or one without a name, cannot have. */
