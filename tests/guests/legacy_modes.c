@@ -395,8 +395,8 @@ __asm__(
     "mov 0xffff, %ax\n\t" /* #GP: a word over the segment's end */
     "movw $0x2222, 4\n\t"
     "mov $0xffff, %bx\n\tmov 1(%bx), %ax\n\tmov %ax, 6\n\t" /* the address wraps to 0 */
-    "mov $0xf000, %ax\n\tmov %ax, %es\n\tmov $0xffff, %ax\n\tmov %ax, %es\n\tmov %es:0x7010, %al\n\tmov %al, "
-    "8\n\t" /* FFFF:7010 = 107000H */
+    "mov $0xf000, %ax\n\tmov %ax, %es\n\tmov $0xffff, %ax\n\tmov %ax, %es\n\tmov 16, %bx\n\tmov %es:(%bx), %al\n\tmov %al, "
+    "8\n\t" /* FFFF:BX */
     "mov %sp, %ax\n\tpusha\n\tpopa\n\tsub %sp, %ax\n\tmov %ax, 10\n\t"
     "mov $0x8000, %ax\n\tmov $0x10, %cx\n\tmul %cx\n\tmov %dx, 12\n\t"
     "mov %cr0, %eax\n\tor $1, %al\n\tmov %eax, %cr0\n\tljmpl *%cs:(low_back - low_start)\n"
@@ -511,6 +511,8 @@ struct {
 	uint16_t selector;
 } __attribute__((packed)) real_target = {0, OWN + 8 * S_LOW16};
 
+static volatile uint8_t above_1m = 0x99; /* among the initialized data, within 64 KiB */
+
 /* SDM, 8086 Emulation: Real-Address Mode. */
 static void real_mode(void)
 {
@@ -521,7 +523,7 @@ static void real_mode(void)
 	__asm__ volatile("" : "+r"(table));
 	table[0x60] = 0x800 << 16 | LOW_OFFSET(low_real_irq);
 	table[13] = 0x800 << 16 | LOW_OFFSET(low_real_gp);
-	*(volatile uint8_t *)0x107000 = 0x99;
+	result[8] = (uint32_t)&above_1m - 0xffff0;
 	rule("real-address mode and back");
 	go_real();
 	CHECK_EQ(result[0], 0x1111);
