@@ -167,6 +167,11 @@ bool differential_create(const struct differential_setup *s)
 	return bt_thread_init(cpu) == 0;
 }
 
+struct cpu *differential_cpu(void)
+{
+	return cpu;
+}
+
 /* INC and DEC keep CF, ADC reads it: make the translator believe otherwise. */
 static void plant_defect(void)
 {
@@ -194,7 +199,7 @@ const uint8_t *differential_run(const struct differential_state *in, struct diff
 		bt_flush(cpu->bt);
 	stale = false;
 	if (room && (size_t)(cpu->bt->arena_end - cpu->bt->arena) > room)
-		cpu->bt->arena = cpu->bt->arena_end - room;
+		cpu->bt->arena = cpu->bt->arena_end - room / RECORD_UNIT * RECORD_UNIT;
 	for (uint64_t page = 0; page < setup.code_size; page += PAGE_SIZE)
 		bt_code_written(cpu, GPA(CODE_GPA + page), PAGE_SIZE);
 	memcpy(ram + CODE_GPA, code, code_size);

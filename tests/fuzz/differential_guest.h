@@ -32,6 +32,8 @@ struct differential_setup {
 
 /* False with a message on standard error where it cannot be created. */
 bool differential_create(const struct differential_setup *setup);
+/* Its vCPU, for who measures the translator itself. */
+struct cpu *differential_cpu(void);
 /* The guest's stack, which runs leave as they find it but for the guest's own writes. */
 uint8_t *differential_stack(void);
 /* Its last pages below 4G, likewise. */

@@ -14,7 +14,7 @@ void *bt_alloc(struct bt *bt, size_t size)
 {
 	void *result = bt->arena;
 
-	size = (size + 15) & ~(size_t)15;
+	size = (size + RECORD_UNIT - 1) & ~(size_t)(RECORD_UNIT - 1);
 	if ((size_t)(bt->arena_end - bt->arena) < size)
 		return NULL;
 	bt->arena += size;
@@ -35,20 +35,39 @@ static void settle(struct bt *bt, uint64_t page, uint64_t granules)
 		coherence_release(bt->cpu, page);
 }
 
-static struct block **hash_slot(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear_key)
+static struct block_ref *first_of_slot(struct bt *bt, uint64_t gpa, uint32_t key)
 {
-	uint64_t h = (gpa ^ linear_key * 31 ^ (uint64_t)key << 40) * 0x9e3779b97f4a7c15ull;
+	return &code_slot(bt, code_ident(gpa, key))->first;
+}
 
-	return &bt->hash[h >> (64 - BLOCK_HASH_BITS)];
+static uint32_t tag_of(uint64_t gpa, uint32_t key, uint64_t linear_key)
+{
+	return (gpa ^ linear_key * 31 ^ (uint64_t)key << 32) * 0x9e3779b97f4a7c15ull >> 33;
+}
+
+static struct block *block_of(const struct bt *bt, struct block_ref ref)
+{
+	return (struct block *)(bt->arena_start + (size_t)(ref.at - 1) * RECORD_UNIT);
+}
+
+static uint32_t place_of(const struct bt *bt, const struct block *block)
+{
+	return ((const uint8_t *)block - bt->arena_start) / RECORD_UNIT + 1;
 }
 
 struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear)
 {
 	uint64_t linear_key = block_linear_key(linear);
+	uint32_t tag = tag_of(gpa, key, linear_key);
+	struct block_ref ref = *first_of_slot(bt, gpa, key);
 
-	for (struct block *b = *hash_slot(bt, gpa, key, linear_key); b; b = b->hash_next)
-		if (b->gpa == gpa && b->key == key && b->linear == linear_key)
+	while (ref.at && (ref.tag == tag || ref.more)) {
+		struct block *b = block_of(bt, ref);
+
+		if (ref.tag == tag && b->gpa == gpa && b->key == key && b->linear == linear_key)
 			return b;
+		ref = b->slot_next;
+	}
 	return NULL;
 }
 
@@ -88,13 +107,14 @@ static void add_to_page(struct bt *bt, struct block *block, uint64_t page, bool 
 
 void block_insert(struct bt *bt, struct block *block)
 {
-	struct block **slot = hash_slot(bt, block->gpa, block->key, block->linear);
+	struct block_ref *first = first_of_slot(bt, block->gpa, block->key);
 
 	bt->in_order[bt->in_order_count++] = block; /* a native fault looks for it there */
 	if (block->transient)
 		return;
-	block->hash_next = *slot;
-	*slot = block;
+	block->slot_next = *first;
+	*first = (struct block_ref){ .at = place_of(bt, block), .tag = tag_of(block->gpa, block->key, block->linear),
+				     .more = first->at != 0 };
 	/* An instruction reaches at most 14 bytes into the second page: its first granule. */
 	if (block->crosses_page && !block_is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		block->granules |= 1;
@@ -304,16 +324,17 @@ static void unlink_outgoing(struct block_link *link)
 
 void block_drop(struct bt *bt, struct block *block)
 {
-	struct block **slot = hash_slot(bt, block->gpa, block->key, block->linear);
+	struct block_ref *ref = first_of_slot(bt, block->gpa, block->key);
+	uint32_t place = place_of(bt, block);
 
 	if (block->dropped)
 		return;
 	block->dropped = true;
 	bt->drops++;
-	while (*slot && *slot != block)
-		slot = &(*slot)->hash_next;
-	if (*slot)
-		*slot = block->hash_next;
+	while (ref->at && ref->at != place)
+		ref = &block_of(bt, *ref)->slot_next;
+	if (ref->at)
+		*ref = block->slot_next;
 	for (struct block_link *link = block->incoming; link; link = link->next) {
 		point_link(bt, link, link_stub(bt, link));
 		link->to = NULL;
@@ -435,25 +456,21 @@ void bt_memory_gone(struct cpu *cpu, gpa_t gpa, uint64_t size)
 
 void bt_flush(struct bt *bt)
 {
-	bool few = bt->in_order_count < BLOCK_HASH_SLOTS / 32; /* … to empty the tables by blocks */
+	bool few = bt->in_order_count < (1u << CODE_TABLE_BITS) / 32; /* … to empty the table by blocks */
 
 	for (uint32_t i = 0; i < bt->in_order_count; i++) {
 		struct block *b = bt->in_order[i];
 
 		if (b->transient)
 			continue;
-		if (few) {
-			*hash_slot(bt, b->gpa, b->key, b->linear) = NULL;
-			code_table_forget(bt, b);
-		}
+		if (few)
+			*code_slot(bt, code_ident(b->gpa, b->key)) = (struct code_entry){ 0 };
 		forget_page(bt, b->gpa >> PAGE_SHIFT);
 		if (b->crosses_page)
 			forget_page(bt, b->gpa2 >> PAGE_SHIFT);
 	}
-	if (!few) {
-		memset(bt->hash, 0, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
+	if (!few)
 		memset(bt->code_table, 0, CODE_TABLE_SIZE);
-	}
 	bt->in_order_count = 0;
 	bt->arena = bt->arena_start;
 	bt->e.p = bt->code_start;

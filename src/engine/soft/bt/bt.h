@@ -108,6 +108,17 @@ struct op_call {
 	struct insn insn;
 };
 
+/*
+ * A block in the list of those with one slot of the code table: which record it is, from the start of the arena and from
+ * 1 on (0: none); a hash of what it is found by, so that the record of another one is not even looked at where it is the
+ * last of the list. `more` may be set for the last one, too.
+ */
+struct block_ref {
+	uint32_t at, tag : 31, more : 1;
+};
+
+#define RECORD_UNIT 16 /* bytes: records begin at a multiple of that */
+
 struct block {
 	uint64_t gpa;    /* of its first byte */
 	uint64_t linear; /* of its first byte; 0 where the block is position-independent */
@@ -122,7 +133,8 @@ struct block {
 	uint32_t code_size;
 	uint16_t site_count;
 	struct native_site *site;
-	struct block *hash_next, *page_next, *page2_next;
+	struct block_ref slot_next;
+	struct block *page_next, *page2_next;
 	struct block_link *incoming;
 	struct block_link *link; /* its direct exits */
 	uint16_t link_count;
@@ -145,8 +157,6 @@ struct page_info {
 	struct block *blocks; /* that start in the page, or run into it */
 };
 
-#define BLOCK_HASH_BITS  18
-#define BLOCK_HASH_SLOTS (1u << BLOCK_HASH_BITS)
 #define CONNECTED_LINKS  2048
 #define CONNECTED_TO     4096
 
@@ -162,7 +172,6 @@ struct bt {
 	uint8_t *arena, *arena_start, *arena_end; /* block records; reset by bt_flush */
 	struct block **in_order; /* by code address */
 	uint32_t in_order_count, in_order_max;
-	struct block **hash;
 	struct code_entry *code_table; /* code_table.h */
 	struct page_info *pages; /* by guest-physical page */
 	uint64_t page_count;
@@ -223,7 +232,7 @@ enum engine_exit bt_run(struct cpu *cpu);
 
 /* ---- block.c ---- */
 struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear);
-/* Enters a finished block into the hash and its pages' lists; a transient one only where native faults are sought. */
+/* Enters a finished block into the code table's lists and its pages' lists; a transient one only where native faults are sought. */
 void block_insert(struct bt *bt, struct block *block);
 void block_drop(struct bt *bt, struct block *block);
 /* Drops the blocks that depend on any of these 64-byte granules of the page. */

@@ -3,7 +3,8 @@
  * when a context's own caches (jump cache, links) do not know the way yet. A new address space over known code,
  * which is what a new process is, thus finds it without C.
  *
- * The table forgets whatever falls into the slot of something else; block.c's hash knows all blocks.
+ * What translated code sees of the table forgets whatever falls into the slot of something else. For C a slot begins
+ * the list of all blocks that belong there (block.c): one cache line tells both, and each is bound to be a miss.
  */
 #ifndef NESTOR_BT_CODE_TABLE_H
 #define NESTOR_BT_CODE_TABLE_H
@@ -21,7 +22,7 @@ struct code_entry {
 	uint64_t ident;    /* gpa | mode key << CODE_IDENT_MODE_SHIFT; 0 where empty */
 	uint64_t linear;   /* what rip must be; 0: anything */
 	const void *code;  /* code_mem of the block */
-	uint64_t unused;
+	struct block_ref first; /* of all blocks of this slot */
 };
 
 static inline uint64_t code_ident(uint64_t gpa, uint32_t key)
@@ -44,7 +45,11 @@ static inline void code_table_enter(struct bt *bt, const struct block *block)
 		return;
 	uint64_t ident = code_ident(block->gpa, block->key);
 
-	*code_slot(bt, ident) = (struct code_entry){ .ident = ident, .linear = block->linear, .code = block->code_mem };
+	struct code_entry *entry = code_slot(bt, ident);
+
+	entry->ident = ident;
+	entry->linear = block->linear;
+	entry->code = block->code_mem;
 }
 
 static inline void code_table_forget(struct bt *bt, const struct block *block)
@@ -52,7 +57,7 @@ static inline void code_table_forget(struct bt *bt, const struct block *block)
 	struct code_entry *entry = code_slot(bt, code_ident(block->gpa, block->key));
 
 	if (entry->code == block->code_mem)
-		*entry = (struct code_entry){ 0 };
+		*entry = (struct code_entry){ .first = entry->first };
 }
 
 #endif

@@ -48,6 +48,27 @@ static void *map_anonymous(size_t size)
 #define MADV_COLLAPSE 25
 #endif
 
+/*
+ * A table that is looked into at random: of the host's small pages every look would also miss its data TLB. The rest of
+ * the last huge page is not asked for.
+ */
+static void *map_huge(size_t size)
+{
+	uint8_t *room, *start;
+
+	size = (size + PAGE_SIZE - 1) & PAGE_MASK;
+	room = map_anonymous(size + HUGE_PAGE);
+
+	if (!room)
+		return NULL;
+	start = (uint8_t *)(((uintptr_t)room + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+	if (start > room)
+		munmap(room, start - room);
+	munmap(start + size, room + HUGE_PAGE - start);
+	madvise(start, size, MADV_HUGEPAGE);
+	return start;
+}
+
 /* Maps the file at an address where it can be held in huge pages. The file is `size` bytes. */
 static uint8_t *map_aligned(int fd, size_t size, int protection)
 {
@@ -131,11 +152,10 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->cpu = cpu;
 	bt->page_count = bt_page_count(cpu->memory);
 	bt->code_size = code_size;
-	cpu->records = bt->arena_start = bt->arena = map_anonymous(ARENA_OF(code_size));
+	cpu->records = bt->arena_start = bt->arena = map_huge(ARENA_OF(code_size));
 	bt->in_order_max = BLOCKS_OF(code_size);
 	bt->in_order = map_anonymous(bt->in_order_max * sizeof(*bt->in_order));
-	bt->hash = map_anonymous(BLOCK_HASH_SLOTS * sizeof(*bt->hash));
-	bt->code_table = cpu->code_table = map_anonymous(CODE_TABLE_SIZE);
+	bt->code_table = cpu->code_table = map_huge(CODE_TABLE_SIZE);
 	bt->pages = map_anonymous(bt->page_count * sizeof(*bt->pages));
 	bt->seen = map_anonymous(SEEN_SIZE(bt));
 	bt->aliased = map_anonymous(bt->page_count / 8 + 1);
@@ -145,7 +165,7 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 		bt->slot_free[table] = map_anonymous(GLOBAL_LINKS * sizeof(uint16_t));
 		has_tables = has_tables && bt->stub[table] && bt->slot_free[table];
 	}
-	if (!bt->arena || !bt->in_order || !bt->hash || !bt->code_table || !bt->pages || !bt->seen || !bt->aliased || !bt->shapes ||
+	if (!bt->arena || !bt->in_order || !bt->code_table || !bt->pages || !bt->seen || !bt->aliased || !bt->shapes ||
 	    !has_tables || map_code(bt) < 0 ||
 	    return_stack_create(cpu) < 0) {
 		bt_destroy(cpu);
@@ -176,7 +196,6 @@ void bt_destroy(struct cpu *cpu)
 		bt_write_perf_map(bt);
 	unmap(bt->arena_start, ARENA_OF(bt->code_size));
 	unmap(bt->in_order, bt->in_order_max * sizeof(*bt->in_order));
-	unmap(bt->hash, BLOCK_HASH_SLOTS * sizeof(*bt->hash));
 	unmap(bt->code_table, CODE_TABLE_SIZE);
 	unmap(bt->seen, SEEN_SIZE(bt));
 	unmap(bt->aliased, bt->page_count / 8 + 1);
