@@ -33,6 +33,7 @@
 #define NESTOR_BT_BT_H
 
 #include "engine/soft/bt/emit.h"
+#include "engine/soft/bt/residence.h"
 #include "engine/soft/bt/shape.h"
 #include "engine/soft/cpu/cpu.h"
 #include "engine/soft/cpu/ops.h"
@@ -126,6 +127,8 @@ struct block {
 	uint16_t insn_count;
 	bool crosses_page; /* a single instruction over two pages: gpa2 is the second's page */
 	bool dropped;
+	uint8_t lodgers; /* residence.h */
+	struct lodger lodger[LODGERS_MAX];
 	bool transient; /* of bytes outside RAM and ROM: fetched anew each time, found by nobody */
 	uint64_t gpa2;
 	uint64_t granules; /* of its page that it depends on */

@@ -235,10 +235,16 @@ bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, st
 
 	if (!site)
 		return false;
-	*redirect = (struct native_redirect){ .lent = { site->spilled, site->spilled2 },
-					      .value = { cpu->scratch[0], cpu->scratch[1] },
+	*redirect = (struct native_redirect){ .exchange = { { site->spilled, NULL, &cpu->scratch[0] },
+							    { site->spilled2, NULL, &cpu->scratch[1] } },
 					      .r10 = (uintptr_t)site,
 					      .rip = (uintptr_t)cpu->bt->native_fault };
+	for (unsigned i = 0; i < LODGERS_MAX; i++) {
+		struct lodger lodger = block->lodger[i];
+
+		redirect->exchange[2 + i] = i >= block->lodgers ? (struct native_exchange){ .host = H_NONE } :
+			(struct native_exchange){ lodger.host, &cpu->gpr[lodger.guest], &cpu->gpr[residence_owner(lodger.host)] };
+	}
 	cpu->scratch[2] = trap;
 	if (site->flags_in_host)
 		cpu_set_arithmetic(cpu, FLAGS_ARITHMETIC, rflags);

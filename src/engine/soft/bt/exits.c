@@ -181,6 +181,24 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 
 enum exit_kind { EXIT_NEXT, EXIT_JUMP, EXIT_CALL };
 
+/* Behind the main line: out of a loop that was kicked, to the dispatcher and then to the loop's start again. */
+static struct cold_exit *new_kicked_exit(struct translation *t)
+{
+	struct cold_exit *cold = &t->cold[t->cold_count++];
+
+	*cold = (struct cold_exit){ .offset = t->offset[0], .flags = t->flags, .insn = t->i, .key = t->key, .kicked = true };
+	return cold;
+}
+
+/* A jump back to the start of a block that is a loop. Consumes t->flags. */
+static void emit_loop_jump(struct translation *t, unsigned live)
+{
+	flags_before_clobber(t, live);
+	emit_compare_kick(t->e);
+	new_kicked_exit(t)->from = emit_branch_later(t->e, CC_NE);
+	emit_jmp(t->e, t->loop);
+}
+
 /* SDM, JMP: an operand size of 16 bits clears the upper half of EIP. What merely goes on keeps it, also in 16-bit code. */
 static bool cuts_target(const struct translation *t)
 {
@@ -200,6 +218,12 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, e
 	uint8_t *leave = NULL;
 	bool in_page = offset >= 0 && offset < (int64_t)PAGE_SIZE;
 
+	if (t->loop && kind == EXIT_JUMP && offset == t->offset[0]) {
+		emit_loop_jump(t, live);
+		t->flags = before;
+		return;
+	}
+	emit_residence_leave(t);
 	if (t->counted)
 		flags_to_cpu(t); /* every block expects them there */
 	if (cut || (!t->code64 && !(t->key & MODE_CODE32))) {
@@ -308,12 +332,22 @@ static void emit_loop_branch(struct translation *t, unsigned condition, struct c
 	enum flags_place before = t->flags;
 	uint8_t *not_taken = emit_branch_later(e, condition ^ 1);
 
-	flags_before_clobber(t, t->live_at_target[t->i]);
+	flags_before_clobber(t, cold->kicked ? t->live_before[0] : t->live_at_target[t->i]);
 	emit_compare_kick(e);
-	cold->link->patch = code_offset(t, emit_branch_later(e, CC_E));
-	cold->link->flags_in_cpu = t->flags == FLAGS_CPU;
 	cold->flags = t->flags;
-	cold->from = emit_branch_later(e, CC_ALWAYS);
+	if (cold->kicked) {
+		emit_jcc(e, CC_E, t->loop);
+		cold->from = emit_branch_later(e, CC_ALWAYS);
+	} else if (t->block->lodgers) {
+		cold->from = emit_branch_later(e, CC_NE);
+		emit_residence_leave(t);
+		cold->link->patch = code_offset(t, emit_branch_later(e, CC_ALWAYS));
+	} else {
+		cold->link->patch = code_offset(t, emit_branch_later(e, CC_E));
+		cold->from = emit_branch_later(e, CC_ALWAYS);
+	}
+	if (cold->link)
+		cold->link->flags_in_cpu = t->flags == FLAGS_CPU;
 	emit_patch_here(e, not_taken);
 	t->flags = before;
 }
@@ -334,6 +368,11 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 	}
 	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .insn = t->i,
 				    .key = t->key };
+	if (t->loop && returns_to_start(t, t->i)) {
+		cold->kicked = true;
+		emit_loop_branch(t, condition, cold);
+		return;
+	}
 	if (is_patchable(t, cold->offset)) {
 		cold->link = new_link(t);
 		*cold->link = (struct block_link){ .from = t->block, .key = t->key, .target = cold->offset };
@@ -343,7 +382,7 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 		}
 	}
 	cold->from = emit_branch_later(e, condition);
-	if (cold->link)
+	if (cold->link && !t->block->lodgers)
 		cold->link->patch = code_offset(t, cold->from);
 }
 
@@ -357,7 +396,15 @@ static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
 		emit_jmp(e, t->bt->return_unpaired[MODE_CLASS(t->key)]);
 	} else if (cold->op) {
 		emit_op_call(t, &t->insn[t->i], cold->op, true);
+	} else if (cold->kicked) {
+		emit_residence_leave(t);
+		flags_to_cpu(t);
+		emit_target(t, cold->offset);
+		emit_jmp(e, t->bt->exit_indirect);
 	} else if (cold->link) {
+		emit_residence_leave(t);
+		if (!cold->link->patch)
+			cold->link->patch = code_offset(t, emit_branch_later(e, CC_ALWAYS));
 		emit_patch_here(e, link_patch(t->bt, cold->link));
 		emit_link_stub(t, cold->link, t->bt->leave);
 	} else {
@@ -374,7 +421,7 @@ void emit_cold_exits(struct translation *t)
 		t->flags = cold->flags;
 		t->key = cold->key;
 		/* An exit to another page is as often taken as not; the others lead out of translated code. */
-		if (cold->unpaired_return || cold->op || cold->link)
+		if (cold->unpaired_return || cold->op || cold->link || cold->kicked)
 			emit_aside(t);
 		emit_cold_exit(t, cold);
 		emit_main_line(t);

@@ -124,7 +124,7 @@ void emit_mov_from_segment(struct translation *t, const struct insn *insn)
 	struct emitter *e = t->e;
 	struct place selector = in_cpu((int32_t)(offsetof(struct cpu, seg) + insn->reg * sizeof(struct segment) +
 						 offsetof(struct segment, selector)));
-	unsigned host = host_register(insn->rm), to = host == H_NONE ? H_R11 : host;
+	unsigned host = home_of(t, insn->rm), to = host == H_NONE ? H_R11 : host;
 
 	if (insn->operand_size == 2) {
 		if (host == H_NONE)
@@ -140,7 +140,7 @@ void emit_mov_from_segment(struct translation *t, const struct insn *insn)
 /* The guest register that is the destination, from a field of 64 bits, or its lower half. */
 static void emit_load_field(struct translation *t, unsigned guest, struct place from, bool w)
 {
-	unsigned host = host_register(guest), to = host == H_NONE ? H_R11 : host;
+	unsigned host = home_of(t, guest), to = host == H_NONE ? H_R11 : host;
 
 	emit_op(t->e, w, 0x8b, to, from);
 	if (host == H_NONE)

@@ -81,7 +81,7 @@ void flags_to_cpu(struct translation *t)
 
 unsigned use_guest_register(struct translation *t, unsigned guest, unsigned temporary)
 {
-	unsigned host = host_register(guest);
+	unsigned host = home_of(t, guest);
 
 	if (host != H_NONE)
 		return host;
@@ -250,7 +250,7 @@ static struct place emit_constant_lookup(struct translation *t, uint64_t address
  */
 static struct place grouped_operand(struct translation *t, const struct insn *insn, unsigned slot)
 {
-	unsigned base = host_register(insn->base);
+	unsigned base = home_of(t, insn->base);
 
 	if (t->r10_slot != slot)
 		emit_load(t->e, H_R10, in_cpu(CPU_GROUP(slot)));
@@ -314,13 +314,13 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 		return emit_constant_lookup(t, constant, size, use);
 	emit_effective_address(t, insn);
 	bool simple = t->code64 && insn->address_size == 8 && insn->segment != SEG_FS && insn->segment != SEG_GS &&
-		      insn->base != INSN_BASE_RIP && (insn->base == INSN_NO_REG || host_register(insn->base) != H_NONE) &&
-		      (insn->index == INSN_NO_REG || host_register(insn->index) != H_NONE) && fits32(insn->displacement);
+		      insn->base != INSN_BASE_RIP && (insn->base == INSN_NO_REG || home_of(t, insn->base) != H_NONE) &&
+		      (insn->index == INSN_NO_REG || home_of(t, insn->index) != H_NONE) && fits32(insn->displacement);
 
 	emit_lookup(t, size, use, insn->segment, !simple);
 	if (!simple)
 		return at(H_R11, 0);
-	base = insn->base == INSN_NO_REG ? H_NONE : host_register(insn->base);
+	base = insn->base == INSN_NO_REG ? H_NONE : home_of(t, insn->base);
 	if (insn->index == INSN_NO_REG) {
 		if (base == H_NONE)
 			return at(H_R10, insn->displacement);
@@ -328,7 +328,7 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 	}
 	if (base != H_NONE)
 		emit_lea(t->e, H_R10, at_indexed(H_R10, base, 0, 0)); /* after a look-up: r10 is no group's */
-	return at_indexed(H_R10, host_register(insn->index), insn->scale, insn->displacement);
+	return at_indexed(H_R10, home_of(t, insn->index), insn->scale, insn->displacement);
 }
 
 struct place emit_access_r11(struct translation *t, unsigned size, unsigned use, unsigned segment)
@@ -360,6 +360,7 @@ void emit_op_call(struct translation *t, const struct insn *insn, op_function *f
 	*call = (struct op_call){ .function = function, .block = t->block, .page_offset = t->offset[t->i],
 				  .rest = t->count - t->i, .ends = ends, .insn = *insn };
 	flags_to_cpu(t);
+	emit_residence_leave(t);
 	emit_mov_imm(t->e, H_R10, (uintptr_t)call);
 	emit_call(t->e, t->bt->call_op);
 }
@@ -426,7 +427,7 @@ static unsigned borrow(struct translation *t, struct registers *r, uint16_t allo
 /* whole: a write replaces all 64 bits, so that the old value is not needed where it is not read. */
 static unsigned borrow_for_guest(struct translation *t, struct registers *r, unsigned guest, unsigned use, bool whole)
 {
-	unsigned host = host_register(guest);
+	unsigned host = home_of(t, guest);
 
 	if (host != H_NONE)
 		return host;
@@ -558,9 +559,9 @@ static void emit_plain(struct translation *t, const struct insn *insn)
  * May the operation use the home in struct cpu of a guest register as its r/m operand? Integer operations, where a
  * write touches no more than the register's own bits: one of 32 bits must clear the upper half as well.
  */
-static bool can_stay_in_memory(const struct insn *insn, const struct shape *shape)
+static bool can_stay_in_memory(const struct translation *t, const struct insn *insn, const struct shape *shape)
 {
-	if (host_register(insn->rm) != H_NONE || shape->unit != UNIT_INTEGER || insn->prefixes & PREFIX_LOCK)
+	if (home_of(t, insn->rm) != H_NONE || shape->unit != UNIT_INTEGER || insn->prefixes & PREFIX_LOCK)
 		return false;
 	/* Two copies of one register would not agree. */
 	if ((shape->reg_use && insn->reg == insn->rm) || (shape->vvvv_use && insn->vex_vvvv == insn->rm))
@@ -605,12 +606,12 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 			r.used |= 1u << rm.index;
 	}
 	/* First what is in its own register, so that it is not lent. */
-	if (shape->reg_use && host_register(reg) != H_NONE)
-		r.used |= 1u << (shape->reg_is_byte && is_high_byte(insn, reg) ? reg - 4 : host_register(reg));
-	if (shape->rm_use && host_register(insn->rm) != H_NONE)
-		r.used |= 1u << (shape->rm_is_byte && is_high_byte(insn, insn->rm) ? insn->rm - 4u : host_register(insn->rm));
-	if (shape->vvvv_use && host_register(vvvv) != H_NONE)
-		r.used |= 1u << host_register(vvvv);
+	if (shape->reg_use && home_of(t, reg) != H_NONE)
+		r.used |= 1u << (shape->reg_is_byte && is_high_byte(insn, reg) ? reg - 4 : home_of(t, reg));
+	if (shape->rm_use && home_of(t, insn->rm) != H_NONE)
+		r.used |= 1u << (shape->rm_is_byte && is_high_byte(insn, insn->rm) ? insn->rm - 4u : home_of(t, insn->rm));
+	if (shape->vvvv_use && home_of(t, vvvv) != H_NONE)
+		r.used |= 1u << home_of(t, vvvv);
 
 	if (shape->reg_use) {
 		if (shape->reg_is_byte && is_high_byte(insn, reg)) {
@@ -626,7 +627,7 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 	if (shape->rm_use && !rm.memory) {
 		if (shape->rm_is_byte && is_high_byte(insn, insn->rm)) {
 			high = true;
-		} else if (can_stay_in_memory(insn, shape)) {
+		} else if (can_stay_in_memory(t, insn, shape)) {
 			rm = in_cpu(CPU_GPR(insn->rm));
 			in_home = true;
 		} else {

@@ -13,7 +13,7 @@ static const uint8_t greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP
 				     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
 
 /*
- * Continues in the fault thunk, with the guest's registers as they are; only what was lent is put back. Any
+ * Continues in the fault thunk, with the guest's registers in their places between blocks. Any
  * other fault is a defect of ours and takes its default course when the instruction is done again.
  */
 static void on_native_fault(int number, siginfo_t *info, void *context)
@@ -31,9 +31,15 @@ static void on_native_fault(int number, siginfo_t *info, void *context)
 		signal(number, SIG_DFL);
 		return;
 	}
-	for (unsigned i = 0; i < 2; i++)
-		if (redirect.lent[i] < 16)
-			gregs[greg_of[redirect.lent[i]]] = redirect.value[i];
+	for (unsigned i = 0; i < NATIVE_EXCHANGES; i++) {
+		const struct native_exchange *exchange = &redirect.exchange[i];
+
+		if (exchange->host >= 16)
+			continue;
+		if (exchange->keep)
+			*exchange->keep = gregs[greg_of[exchange->host]];
+		gregs[greg_of[exchange->host]] = *exchange->value;
+	}
 	gregs[REG_R10] = redirect.r10;
 	gregs[REG_RIP] = redirect.rip;
 }

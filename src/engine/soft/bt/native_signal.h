@@ -5,10 +5,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Where to go on after the signal, and which host registers get other values (number 0xff: none). */
+#define NATIVE_EXCHANGES 5 /* two registers that an instruction borrowed, three lodgers (residence.h) */
+
+/* A host register that gets another value (number 0xff: none), after the value it has was put somewhere (NULL: lost). */
+struct native_exchange {
+	uint8_t host;
+	uint64_t *keep;
+	const uint64_t *value;
+};
+
+/* Where to go on after the signal, and what changes before, in this order. */
 struct native_redirect {
-	uint8_t lent[2];
-	uint64_t value[2];
+	struct native_exchange exchange[NATIVE_EXCHANGES];
 	uint64_t r10, rip;
 };
 

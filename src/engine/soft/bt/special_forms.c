@@ -4,17 +4,17 @@
 void emit_lea_insn(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;
-	unsigned host = host_register(insn->reg);
+	unsigned host = home_of(t, insn->reg);
 	struct insn address = *insn;
 
 	address.segment = SEG_DS; /* LEA ignores segments */
 	if (insn->base != INSN_BASE_RIP && insn->address_size == 8 && insn->operand_size == 8 && host != H_NONE &&
-	    insn->base != INSN_NO_REG && host_register(insn->base) != H_NONE &&
-	    (insn->index == INSN_NO_REG || host_register(insn->index) != H_NONE)) {
-		unsigned index = insn->index == INSN_NO_REG ? H_NONE : host_register(insn->index);
+	    insn->base != INSN_NO_REG && home_of(t, insn->base) != H_NONE &&
+	    (insn->index == INSN_NO_REG || home_of(t, insn->index) != H_NONE)) {
+		unsigned index = insn->index == INSN_NO_REG ? H_NONE : home_of(t, insn->index);
 
 		emit_lea(e, host,
-			 (struct place){ .memory = true, .base = host_register(insn->base), .index = index,
+			 (struct place){ .memory = true, .base = home_of(t, insn->base), .index = index,
 					 .scale = insn->scale, .disp = (int32_t)insn->displacement });
 		return;
 	}
@@ -36,7 +36,7 @@ void emit_lea_insn(struct translation *t, const struct insn *insn)
 void emit_mov_imm_insn(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;
-	unsigned host = host_register(insn->rm);
+	unsigned host = home_of(t, insn->rm);
 	uint64_t value = insn->operand_size == 4 ? (uint32_t)insn->imm : (uint64_t)insn->imm;
 
 	if (insn->operand_size == 2) {
@@ -90,7 +90,7 @@ void emit_bit_string(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;
 	unsigned size = insn->operand_size, shift = size == 8 ? 6 : size == 4 ? 5 : 4;
-	unsigned index_reg = host_register(insn->reg), use = insn->opcode == 0xa3 ? USE_READ : USE_READ | USE_WRITE;
+	unsigned index_reg = home_of(t, insn->reg), use = insn->opcode == 0xa3 ? USE_READ : USE_READ | USE_WRITE;
 
 	flags_before_clobber(t, t->live_before[t->i] != 0);
 	emit_effective_address(t, insn);

@@ -35,7 +35,7 @@ void emit_push(struct translation *t, const struct insn *insn)
 
 void emit_pop(struct translation *t, const struct insn *insn)
 {
-	unsigned size = insn->operand_size, host = host_register(insn->rm);
+	unsigned size = insn->operand_size, host = home_of(t, insn->rm);
 	struct place from = emit_stack_access(t, 0, size, USE_READ);
 	struct form load = { .prefix = size == 2 ? 0x66 : 0, .opcode = 0x8b, .w = size == 8 };
 

@@ -344,6 +344,7 @@ static void emit_stubs(struct translation *t)
 			/* the main line left address ^ page in r11 and the slot in r10 */
 			emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, stub->tlb_offset));
 		}
+		emit_residence_leave(t);
 		if (stub->group) {
 			emit_mov_imm(e, H_R10, (uintptr_t)stub->group);
 			emit_call(e, t->bt->slow_group);
@@ -351,6 +352,7 @@ static void emit_stubs(struct translation *t)
 			emit_mov_imm(e, H_R10, stub->access);
 			emit_call(e, t->bt->slow_access);
 		}
+		emit_residence_enter(t);
 		if (stub->address_form)
 			emit_op(e, true, 0x03, H_R11, in_reg(H_R10));
 		emit_jmp(e, stub->resume + e->exec_offset);
@@ -518,6 +520,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	memset(block->link, 0, links * sizeof(struct block_link));
 	compute_liveness(&t, page);
 	plan_groups(&t);
+	residence_plan(&t);
 
 	e->overflow = bt->cold.overflow = false;
 	t.base_rw = e->p;
@@ -535,6 +538,8 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		block->code = emit_exec(e);
 		t.flags = FLAGS_HOST;
 	}
+	emit_residence_enter(&t);
+	t.loop = block->lodgers ? emit_exec(e) : NULL;
 	t.r10_slot = NO_GROUP;
 	for (t.i = 0; t.i < t.count; t.i++) {
 		bool careful = t.careful;

@@ -23,6 +23,7 @@ struct slow_stub {
 struct cold_exit {
 	uint8_t *from;		  /* rel32 of the branch to it */
 	struct block_link *link;  /* connected by patching `from`; NULL: the code there makes its own exit */
+	bool kicked;		  /* out of a loop: to `offset`, by the dispatcher */
 	int64_t offset;
 	enum flags_place flags;
 	uint8_t insn;		  /* the branch */
@@ -44,6 +45,8 @@ struct translation {
 	uint64_t linear; /* of the block's page, where linear_known */
 	bool linear_known;
 	unsigned count;
+	uint8_t home[16]; /* the host register of each guest register; H_NONE: it is in struct cpu */
+	uint8_t *loop; /* executable: where the block's branches to its own start lead; NULL: out of it, as any other */
 	struct insn insn[BLOCK_MAX_INSNS];
 	struct shape shape[BLOCK_MAX_INSNS]; /* where op is BT_NATIVE; copies, for the memo forgets */
 	uint16_t offset[BLOCK_MAX_INSNS + 1]; /* page offset of each instruction, and of the next one */
@@ -64,12 +67,24 @@ struct translation {
 	uint8_t *base_rw;
 };
 
-/* The host register of a guest register; H_NONE for those in struct cpu. */
+/* The host register of a guest register between blocks; H_NONE for those in struct cpu. */
 static inline unsigned host_register(unsigned guest)
 {
 	return guest == REG_RSP			? H_R15
 	       : guest == REG_R10 || guest == REG_R11 || guest == REG_R15 ? H_NONE
 									     : guest;
+}
+
+/* … and within this one. */
+static inline unsigned home_of(const struct translation *t, unsigned guest)
+{
+	return t->home[guest];
+}
+
+/* Does the direct branch lead back to where the block starts? */
+static inline bool returns_to_start(const struct translation *t, unsigned insn)
+{
+	return t->offset[insn + 1] + t->insn[insn].imm == t->offset[0];
 }
 
 /* What is emitted from here on stands apart, reached by jumps only; returns the emitter for it. */
