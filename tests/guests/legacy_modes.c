@@ -541,6 +541,35 @@ static void real_mode(void)
 	CHECK_EQ(result[6], 8);
 }
 
+/* Code that stands at the same EIP as other code in a segment with a base of 64. */
+uint32_t same_eip(void);
+uint32_t same_eip_far(uint32_t selector);
+__asm__(".text\n\t.p2align 7\n"
+        "same_eip_code:\n\tmov $1f, %edx\n\tjmp *%edx\n\tud2\n1:\tmov $1, %eax\n\tlret\n\t"
+        ".org same_eip_code + 64\n\tmov $1b, %edx\n\tjmp *%edx\n\tud2\n\tmov $2, %eax\n\tlret\n\t"
+        ".org same_eip_code + 128\n"
+        "same_eip_far:\n\tpush 4(%esp)\n\tpush $same_eip_code\n\tlcall *(%esp)\n\tadd $8, %esp\n\tret\n");
+
+static void mode_changes(void)
+{
+	uint32_t (*volatile low)(void) = (uint32_t (*)(void))(LOW_DATA + 64);
+
+	OWN_GDT(S_FREE) = SEGMENT(64, 0xfffff, 0x9b | BIG | GRAN);
+	rule("one EIP in two segments, by turns");
+	for (unsigned i = 0; i < 8; i++) {
+		CHECK_EQ(same_eip_far(CODE), 1);
+		CHECK_EQ(same_eip_far(SELECTOR(S_FREE)), 2);
+	}
+	rule("code of before real-address mode is there behind it, and changes");
+	for (unsigned i = 0; i < 8; i++) {
+		*(volatile uint16_t *)(LOW_DATA + 64) = 0xb8 | i << 8; /* mov eax, i */
+		*(volatile uint32_t *)(LOW_DATA + 66) = 0xc3000000;
+		CHECK_EQ(low(), i);
+		go_real();
+		CHECK_EQ(low(), i);
+	}
+}
+
 static uint32_t v86_ax, v86_bx, v86_eflags;
 static bool v86_hook(struct frame *frame)
 {
@@ -628,5 +657,6 @@ void guest_main(void)
 	sixteen_bit();
 	sixteen_bit_beyond_64k();
 	real_mode();
+	mode_changes();
 	virtual_8086();
 }

@@ -352,7 +352,8 @@ void block_drop(struct bt *bt, struct block *block)
 			drop_slot(bt, link);
 	}
 	code_table_forget(bt, block);
-	tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->gpa & (PAGE_SIZE - 1), block->code_mem);
+	if (mode_has_jump_cache(block->key) && !(block->key & KEY_ONE))
+		tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->gpa & (PAGE_SIZE - 1), block->code_mem);
 	remove_from_list(bt, block, block->gpa >> PAGE_SHIFT);
 	if (block_is_second_page(block, block->gpa2 >> PAGE_SHIFT))
 		remove_from_list(bt, block, block->gpa2 >> PAGE_SHIFT);

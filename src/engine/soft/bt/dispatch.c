@@ -154,17 +154,12 @@ static struct jump_entry *jump_slot(struct cpu *cpu)
 	return &cpu->region->tables.jump[class][jump_slot_of(cpu->rip)];
 }
 
-static bool is_cacheable_mode(uint32_t mode)
-{
-	return mode & MODE_CODE64 || (mode & MODE_FLAT && mode & MODE_CODE32);
-}
-
 static bool may_cache(const struct cpu *cpu, const struct block *block)
 {
 	/* One over two pages may be: a change of either mapping empties the cache. */
 	if (block->transient || block->key & (KEY_ONE | KEY_SHORT | KEY_NO_GROUPS | MODE_STEP))
 		return false;
-	return is_cacheable_mode(cpu->mode) && !debugger_cuts(cpu, block->gpa & (PAGE_SIZE - 1));
+	return mode_has_jump_cache(cpu->mode) && !debugger_cuts(cpu, block->gpa & (PAGE_SIZE - 1));
 }
 
 /* expected: the block that the way here led to last time, or NULL. */
@@ -259,7 +254,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	if (!one && (!link || link->table == LINK_CACHED) && !(cpu->mode & MODE_STEP) && cpu->clock == ENGINE_CLOCK_REAL) {
 		const struct jump_entry *entry = jump_slot(cpu);
 
-		if (entry->rip == cpu->rip && is_cacheable_mode(cpu->mode))
+		if (entry->rip == cpu->rip && mode_has_jump_cache(cpu->mode))
 			return enter_code(cpu, entry->code, linear);
 	}
 	check_fetch(cpu);

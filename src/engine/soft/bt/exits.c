@@ -8,7 +8,7 @@
 static void emit_indirect_exit(struct translation *t)
 {
 	bool cached = !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_JUMP_CACHE) &&
-		      (t->code64 || (t->key & MODE_FLAT && t->key & MODE_CODE32));
+		      mode_has_jump_cache(t->key);
 
 	flags_to_cpu(t);
 	emit_jmp(t->e, cached ? t->bt->jump_cached[MODE_CLASS(t->key)] : t->bt->exit_indirect);

@@ -64,7 +64,7 @@ static uint64_t way_on(struct cpu *cpu, const struct op_call *call, const struct
 	struct bt *bt = cpu->bt;
 
 	if (cpu->tune_off & (ENGINE_TUNE_OPS_GO_ON | ENGINE_TUNE_JUMP_CACHE) || cpu->clock != ENGINE_CLOCK_REAL ||
-	    call->block->key & ~MODE_BITS || cpu->mode & MODE_STEP || !(cpu->mode & MODE_CODE64))
+	    call->block->key & ~MODE_BITS || cpu->mode & MODE_STEP || !mode_has_jump_cache(cpu->mode))
 		return 1;
 	if (cpu->shadow || cpu->event.valid || cpu->step_recheck || cpu->napping || cpu->activity != ACTIVITY_ACTIVE)
 		return 1;

@@ -207,7 +207,8 @@ void cpu_load_cr0(struct cpu *cpu, uint64_t value)
 		update_lma(cpu);
 	if (changed & (CR0_PG | CR0_CD | CR0_NW))
 		reload_pdptes(cpu);
-	if (changed & (CR0_PG | CR0_WP | CR0_PE)) {
+	/* PE alone changes while there is no paging, and no mapping by it. */
+	if (changed & CR0_PG || (changed & CR0_WP && cpu->cr0 & CR0_PG)) {
 		tlb_flush_all(cpu);
 		tlb_select_context(cpu);
 	}

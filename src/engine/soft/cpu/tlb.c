@@ -432,7 +432,8 @@ void tlb_jump_mode(struct cpu *cpu)
 	struct tlb_context *context = state->current;
 	unsigned class = mem_class(cpu);
 
-	if (context->region->tables.jump_mode[class] == cpu->mode)
+	/* A caller of firmware that comes back from 16-bit code finds its jump cache as it left it. */
+	if (context->region->tables.jump_mode[class] == cpu->mode || !mode_has_jump_cache(cpu->mode))
 		return;
 	/* In the middle of a VM entry or exit: tlb_select_context or cpu_update_mode is still to come. */
 	if (!(state->key[context - state->context].space & SPACE_NONROOT) != !cpu->virt ||
@@ -896,7 +897,8 @@ const struct fetch_entry *tlb_fetch(struct cpu *cpu, gla_t gla)
 	struct ram_window *ram;
 
 	/* The caller is about to fill the jump cache. */
-	context->region->tables.jump_used[mem_class(cpu)] = true;
+	if (mode_has_jump_cache(cpu->mode))
+		context->region->tables.jump_used[mem_class(cpu)] = true;
 	if (entry->page == (page | 1))
 		return entry;
 	if (entry->page & 1)
