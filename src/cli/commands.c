@@ -26,6 +26,8 @@ const struct command commands[] = {
 	{"console", "connect the terminal to a machine's serial port", help_console, command_console},
 	{"screenshot", "write a machine's screen to a file", help_screenshot, command_screenshot},
 	{"send-key", "press keys on a machine's keyboard", help_send_key, command_send_key},
+	{"eject", "take the disc out of a machine's CD drive", help_eject, command_eject},
+	{"insert", "put a disc into a machine's CD drive", help_insert, command_insert},
 	{"info", "show what is to be seen of a machine", help_info, command_info},
 	{"monitor", "execute a line of a machine's monitor", help_monitor, command_monitor},
 	{"qmp", "send a command to a machine's control socket", help_qmp, command_qmp},

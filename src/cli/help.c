@@ -40,7 +40,7 @@ const char help_run[] =
 	"  --disk FILE[,OPTIONS]  a disk: a raw, qcow2, vmdk, vhdx or vdi image, a block device or nbd://…;\n"
 	"                         OPTIONS: format=raw|qcow2|…, readonly, snapshot (writes are dropped at the end),\n"
 	"                         if=virtio|ahci (virtio), serial=TEXT, bootindex=N; may be repeated\n"
-	"  --cdrom FILE[,OPTIONS] a CD in an AHCI drive; OPTIONS: format=, serial=, bootindex=\n"
+	"  --cdrom FILE[,OPTIONS] a CD in an AHCI drive, none: an empty one; OPTIONS: format=, serial=, bootindex=\n"
 	"  --net user[,…]         a network card behind NAT: hostfwd=tcp::2222-:22, restrict, net=10.0.2.0/24, ipv6=off,\n"
 	"                         hostname=, tftp=DIR, bootfile=; may be repeated, as may\n"
 	"  --net tap,ifname=NAME  or fd=N: a card on a tap interface; --net none: no card\n"

@@ -1,6 +1,5 @@
 /* nestor screenshot: a machine's screen into a file. */
 #include <limits.h>
-#include <unistd.h>
 
 #include "cli/vm.h"
 
@@ -17,16 +16,12 @@ int command_screenshot(int argc, char **argv)
 	struct vm_arguments arguments = {.count = 0};
 	int status = vm_parse(&arguments, "screenshot", help_screenshot, argc, argv, "the NAME of a machine and a FILE.png",
 			      2, 2);
-	char folder[PATH_MAX], path[2 * PATH_MAX];
+	char path[2 * PATH_MAX];
 
+	if (status < 0)
+		status = vm_path("screenshot", arguments.word[1], path, sizeof(path));
 	if (status >= 0)
 		return status;
-	/* The machine writes it, and may have another working folder. */
-	if (arguments.word[1][0] == '/')
-		*folder = '\0';
-	else if (!getcwd(folder, sizeof(folder)))
-		return usage_error("screenshot", "%s: the present folder has no name; give the whole path", arguments.word[1]);
-	snprintf(path, sizeof(path), "%s%s%s", folder, *folder ? "/" : "", arguments.word[1]);
 	return vm_execute("screenshot", arguments.word[0], "screendump",
 			  json_pack("{s:s,s:s}", "filename", path, "format", "png"));
 }

@@ -1,7 +1,9 @@
 #include "cli/vm.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "control/client.h"
 #include "util/error.h"
@@ -63,6 +65,18 @@ int vm_number(const char *command, const char *option, const char *text, long lo
 	*value = strtol(text, &end, 10);
 	if (end == text || *end || *value < low || *value > high)
 		return usage_error(command, "%s %s: must be a number from %ld to %ld", option, text, low, high);
+	return -1;
+}
+
+int vm_path(const char *command, const char *file, char *path, size_t size)
+{
+	char folder[PATH_MAX] = "";
+	bool whole = *file == '/' || strstr(file, "://");
+
+	if (!whole && !getcwd(folder, sizeof(folder)))
+		return usage_error(command, "%s: the present folder has no name; give the whole path", file);
+	if ((size_t)snprintf(path, size, "%s%s%s", folder, *folder ? "/" : "", file) >= size)
+		return usage_error(command, "%.60s…: the path is too long", file);
 	return -1;
 }
 

@@ -32,6 +32,12 @@ int vm_parse(struct vm_arguments *arguments, const char *command, const char *he
 /* A whole number of an option within [low, high]. Returns -1, or the exit status after a message. */
 int vm_number(const char *command, const char *option, const char *text, long low, long high, long *value);
 
+/*
+ * A file that the machine is to open, which may have another working folder: its whole path; a URI as it is. Returns -1,
+ * or the exit status after a message.
+ */
+int vm_path(const char *command, const char *file, char *path, size_t size);
+
 /* Connects. Returns NULL after a message (status STATUS_USAGE). timeout_ms: of each answer. */
 struct control_client *vm_connect(const char *command, const char *name, int timeout_ms);
 

@@ -84,6 +84,11 @@ static int cdrom_of(struct properties *list, struct disk_config *disk)
 
 	disk->cdrom = disk->read_only = true;
 	disk->interface = DISK_AHCI;
+	if (disk->file && !strcmp(disk->file, "none")) {
+		disk->file = NULL;
+		if (disk->format)
+			return error_set(EINVAL, "%s %s: an empty drive has no format", list->option, list->text);
+	}
 	return error ? error : properties_check_used(list, "after the file come format=, serial= and bootindex=");
 }
 
@@ -98,8 +103,8 @@ static int check_together(const struct machine_config *machine, const struct pro
 
 		ahci += disk->interface == DISK_AHCI;
 		if (disk != last && disk->boot_index >= 0 && disk->boot_index == last->boot_index)
-			return error_set(EINVAL, "%s %s: %s has bootindex=%d already", list->option, list->text, disk->file,
-					 disk->boot_index);
+			return error_set(EINVAL, "%s %s: %s has bootindex=%d already", list->option, list->text,
+					 disk->file ? disk->file : "an empty drive", disk->boot_index);
 	}
 	if (ahci > AHCI_DISKS)
 		return error_set(EINVAL, "%s %s: the AHCI controller has only %d ports; use if=virtio", list->option, list->text,

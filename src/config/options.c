@@ -496,7 +496,7 @@ static int check_boot_order(const struct machine_config *machine)
 		for (unsigned j = 0; j < machine->disk_count && place >= 0; j++)
 			if (machine->disk[j].boot_index == place)
 				return error_set(EINVAL, "--net …,bootindex=%d: %s has bootindex=%d already", place,
-						 machine->disk[j].file, place);
+						 machine->disk[j].file ? machine->disk[j].file : "an empty drive", place);
 		for (unsigned j = 0; j < i && place >= 0; j++)
 			if (machine->net[j].boot_index == place)
 				return error_set(EINVAL, "--net …,bootindex=%d: another card has bootindex=%d already", place,

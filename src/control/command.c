@@ -7,7 +7,8 @@
 
 #include "control/framing.h"
 
-static const struct control_command *const tables[] = {commands_run, commands_query, commands_input, commands_debug};
+static const struct control_command *const tables[] = {commands_run, commands_query, commands_input, commands_media,
+                                                     commands_debug};
 
 json_t *command_fail(struct command_error *error, const char *format, ...)
 {

@@ -39,7 +39,8 @@ int64_t command_integer(json_t *arguments, const char *name, int64_t otherwise);
 bool command_boolean(json_t *arguments, const char *name, bool otherwise);
 const char *command_string(json_t *arguments, const char *name);
 
-extern const struct control_command commands_run[], commands_query[], commands_input[], commands_debug[];
+extern const struct control_command commands_run[], commands_query[], commands_input[], commands_media[],
+    commands_debug[];
 
 /*
  * Executes what a client sent (text: JSON, length bytes) and returns the whole answer, owned by the caller, or NULL

@@ -70,6 +70,9 @@ static json_t *event_data(const struct event_record *record)
 		                 *detail ? detail : STOP_HOST_ERROR);
 	case MACHINE_EVENT_PANICKED:
 		return json_pack("{s:s,s:s}", "action", "run", "info", *detail ? detail : "panicked");
+	case MACHINE_EVENT_TRAY:
+		return json_pack("{s:s%,s:s,s:b}", "device", detail, strcspn(detail, " "), "id", "", "tray-open",
+		                 strstr(detail, " open") != NULL);
 	case MACHINE_EVENT_BLOCK_ERROR:
 		return json_pack("{s:s,s:s}", "action", "report", "reason", detail);
 	default:
@@ -87,6 +90,7 @@ json_t *event_message(const struct event_record *record)
 	    [MACHINE_EVENT_WAKEUP] = "WAKEUP",
 	    [MACHINE_EVENT_PANICKED] = "GUEST_PANICKED",
 	    [MACHINE_EVENT_BLOCK_ERROR] = "BLOCK_IO_ERROR",
+	    [MACHINE_EVENT_TRAY] = "DEVICE_TRAY_MOVED",
 	    [MACHINE_EVENT_STOPPED] = "STOP",
 	    [MACHINE_EVENT_RESUMED] = "RESUME",
 	};

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "control/command.h"
+#include "device/disk/cdrom.h"
 #include "engine/vcpu_state.h"
 #include "machine/machine.h"
 #include "util/error.h"
@@ -155,9 +156,13 @@ static int info_block(struct control_state *state, unsigned cpu, FILE *out)
 	for (unsigned i = 0; i < config->disk_count; i++) {
 		const struct disk_config *disk = &config->disk[i];
 
-		fprintf(out, "disk%u: %s, %s%s%s%s\n", i, disk->file, disk->interface == DISK_AHCI ? "AHCI" : "virtio",
-		        disk->cdrom ? " CD" : "", disk->read_only && !disk->cdrom ? ", read only" : "",
-		        disk->snapshot ? ", snapshot" : "");
+		struct cdrom_status cd = {.file = disk->file};
+
+		cdrom_status(state->machine, i, &cd);
+		fprintf(out, "disk%u: %s, %s%s%s%s%s%s\n", i, cd.file ? cd.file : "no disc",
+		        disk->interface == DISK_AHCI ? "AHCI" : "virtio", disk->cdrom ? " CD" : "",
+		        disk->read_only && !disk->cdrom ? ", read only" : "", disk->snapshot ? ", snapshot" : "",
+		        cd.open ? ", open" : "", cd.locked ? ", locked by the guest" : "");
 	}
 	if (!machine_describe(state->machine, "block", out) && !config->disk_count)
 		fprintf(out, "no disks\n");

@@ -193,19 +193,21 @@ static int info(struct control_state *state, unsigned cpu, const struct line *li
 /* ---- what QMP has too ---- */
 
 static const struct {
-	const char *word, *command, *argument; /* argument: what the first word after it is called, or NULL */
+	const char *word, *command, *argument[2]; /* argument: what the words after it are called, or NULL */
 	const char *meaning;
 } qmp_words[] = {
-    {"stop", "stop", NULL, "stop the CPUs"},
-    {"cont", "cont", NULL, "let them go on"},
-    {"c", "cont", NULL, "the same"},
-    {"system_reset", "system_reset", NULL, "start the machine over"},
-    {"system_powerdown", "system_powerdown", NULL, "press the power button"},
-    {"system_wakeup", "system_wakeup", NULL, "wake a machine that sleeps"},
-    {"nmi", "inject-nmi", NULL, "an NMI to every CPU"},
-    {"screendump", "screendump", "filename", "write the screen to a PNG file"},
-    {"quit", "quit", NULL, "end the machine"},
-    {"q", "quit", NULL, "the same"},
+    {"stop", "stop", {NULL}, "stop the CPUs"},
+    {"cont", "cont", {NULL}, "let them go on"},
+    {"c", "cont", {NULL}, "the same"},
+    {"system_reset", "system_reset", {NULL}, "start the machine over"},
+    {"system_powerdown", "system_powerdown", {NULL}, "press the power button"},
+    {"system_wakeup", "system_wakeup", {NULL}, "wake a machine that sleeps"},
+    {"nmi", "inject-nmi", {NULL}, "an NMI to every CPU"},
+    {"screendump", "screendump", {"filename"}, "write the screen to a PNG file"},
+    {"eject", "eject", {"device"}, "take the disc out of a CD drive (disk1 …)"},
+    {"change", "blockdev-change-medium", {"device", "filename"}, "put another into it"},
+    {"quit", "quit", {NULL}, "end the machine"},
+    {"q", "quit", {NULL}, "the same"},
 };
 
 static int run_qmp(struct control_state *state, size_t row, const struct line *line)
@@ -215,12 +217,15 @@ static int run_qmp(struct control_state *state, size_t row, const struct line *l
 	bool negotiated = true;
 	int result = 0;
 
-	if (line->count > (qmp_words[row].argument ? 2u : 1u)) {
-		json_decref(arguments);
-		return error_set(EINVAL, "%s: too many words", line->word[0]);
+	for (unsigned i = 1; i < line->count; i++) {
+		const char *name = i <= 2 ? qmp_words[row].argument[i - 1] : NULL;
+
+		if (!name) {
+			json_decref(arguments);
+			return error_set(EINVAL, "%s: too many words", line->word[0]);
+		}
+		json_object_set_new(arguments, name, json_string(line->word[i]));
 	}
-	if (line->count == 2)
-		json_object_set_new(arguments, qmp_words[row].argument, json_string(line->word[1]));
 	request = json_pack("{s:s,s:o}", "execute", qmp_words[row].command, "arguments", arguments);
 	text = request ? json_dumps(request, 0) : NULL;
 	answer = text ? command_execute(state, text, strlen(text), &negotiated) : NULL;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "control/command.h"
+#include "device/disk/cdrom.h"
 #include "machine/machine.h"
 
 static json_t *query_status(struct control_state *state, json_t *arguments, struct command_error *error)
@@ -53,16 +54,27 @@ static json_t *query_memory(struct control_state *state, json_t *arguments, stru
 	                 (json_int_t)0);
 }
 
-/* A disk as QMP's BlockInfo, as far as it is known. */
-static json_t *block_info(const struct disk_config *disk, unsigned index)
+/* A disk as QMP's BlockInfo, as far as it is known. NULL: the file's name is no UTF-8. */
+static json_t *block_info(struct machine *machine, unsigned index)
 {
+	const struct disk_config *disk = &machine->config.disk[index];
+	struct cdrom_status cd = {.file = disk->file, .format = disk->format};
+	bool is_cd = cdrom_status(machine, index, &cd);
 	char name[32];
+	json_t *row;
 
 	snprintf(name, sizeof(name), "disk%u", index);
-	return json_pack("{s:s,s:s,s:b,s:b,s:s,s:{s:s,s:b,s:s,s:b}}", "device", name, "qdev",
-	                 disk->interface == DISK_AHCI ? "ahci" : "virtio-blk", "removable", disk->cdrom, "locked", 0, "type",
-	                 "unknown", "inserted", "file", disk->file, "ro", disk->read_only, "drv",
-	                 disk->format ? disk->format : "auto", "encrypted", 0);
+	row = json_pack("{s:s,s:s,s:b,s:b,s:s}", "device", name, "qdev", disk->interface == DISK_AHCI ? "ahci" : "virtio-blk",
+	                "removable", is_cd, "locked", cd.locked, "type", "unknown");
+	if (row && is_cd)
+		json_object_set_new(row, "tray_open", json_boolean(cd.open));
+	if (row && cd.file &&
+	    json_object_set_new(row, "inserted", json_pack("{s:s,s:b,s:s,s:b}", "file", cd.file, "ro", disk->read_only, "drv",
+	                                                   cd.format ? cd.format : "auto", "encrypted", 0))) {
+		json_decref(row);
+		return NULL;
+	}
+	return row;
 }
 
 static json_t *query_block(struct control_state *state, json_t *arguments, struct command_error *error)
@@ -71,7 +83,7 @@ static json_t *query_block(struct control_state *state, json_t *arguments, struc
 	json_t *list = json_array();
 
 	for (unsigned i = 0; i < config->disk_count; i++) {
-		json_t *row = block_info(&config->disk[i], i);
+		json_t *row = block_info(state->machine, i);
 
 		if (!row) { /* a file's name that is no UTF-8 */
 			json_decref(list);

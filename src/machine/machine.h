@@ -30,6 +30,7 @@
 #include "util/guest_memory.h"
 
 struct acpi_pm;
+struct ahci;
 struct cf9;
 struct display;
 struct event_loop;
@@ -93,6 +94,7 @@ struct machine {
 	struct device device[MACHINE_DEVICES];
 	unsigned device_count;
 	struct acpi_pm *acpi_pm;
+	struct ahci *ahci;
 	struct cf9 *cf9;
 	struct fw_cfg *fw_cfg; /* devices that others must find; owned by their device entry */
 	struct display *display; /* NULL: no screen; it has a lock of its own */

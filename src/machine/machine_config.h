@@ -37,7 +37,7 @@ enum disk_interface { DISK_VIRTIO, DISK_AHCI };
 
 /* --disk and --cdrom: one drive. */
 struct disk_config {
-	const char *file;   /* a path or an NBD URI */
+	const char *file;   /* a path or an NBD URI; NULL: a CD drive without a disc */
 	const char *format; /* "raw", "qcow2" …; NULL: by the file's first bytes */
 	bool read_only, snapshot;
 	bool cdrom; /* an ATAPI drive; read_only, DISK_AHCI */

@@ -23,6 +23,7 @@ enum machine_event {
 	MACHINE_EVENT_STOPPED,     /* a client or debugger has stopped the vCPUs */
 	MACHINE_EVENT_RESUMED,
 	MACHINE_EVENT_BLOCK_ERROR, /* detail: the disk and what failed */
+	MACHINE_EVENT_TRAY,        /* a CD drive's; detail: "disk1 open" or "disk1 closed" */
 	MACHINE_EVENTS
 };
 

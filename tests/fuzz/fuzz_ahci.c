@@ -5,9 +5,12 @@
  * requests. Under the deterministic clock the same arguments give the same run.
  */
 #include "ahci_fixture.h"
+#include "device/disk/cdrom.h"
 #include "random_source.h"
 
 #define SECTORS 2048u
+
+static char disc[64]; /* the CD's image, by a descriptor */
 
 static uint64_t some_memory(void)
 {
@@ -132,6 +135,14 @@ static void some_command(void)
 	port_set(port, PX_CI, 1u << slot | (below(8) ? 0 : (uint32_t)any()));
 }
 
+/* Somebody changes the CD, or takes it away; under the deterministic clock nothing that was begun ends by itself. */
+static void change_disc(void)
+{
+	if (machine->config.clock == ENGINE_CLOCK_DETERMINISTIC)
+		pass(machine, 1000000);
+	cdrom_change(machine, CDROM_ONLY, below(3) ? disc : NULL, "raw", below(2));
+}
+
 static void step(void)
 {
 	unsigned port = (unsigned)below(7);
@@ -168,6 +179,8 @@ static void step(void)
 	default:
 		if (below(64) == 0)
 			hba_set(GHC, (uint32_t)below(4));
+		else if (below(16) == 0)
+			change_disc();
 		break;
 	}
 	fake_vm.msi_count = 0;
@@ -232,6 +245,7 @@ int main(int argc, char **argv)
 	if (argc > 3)
 		config.clock = ENGINE_CLOCK_REAL;
 	machine = fixture_create_from(&config);
+	snprintf(disc, sizeof(disc), "/proc/self/fd/%d", open(path[1], O_RDONLY));
 	for (unsigned i = 0; i < 3; i++)
 		unlink(path[i]);
 	for (uint64_t i = 0; i < iterations; i++) {

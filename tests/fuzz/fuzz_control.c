@@ -123,6 +123,9 @@ static const char *const texts[] = {
     "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"info registers\"}}",
     "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"gva2gpa 0xffffffff00000000\"}}",
     "{\"execute\":\"screendump\",\"arguments\":{\"filename\":\"/\"}}",
+    "{\"execute\":\"eject\",\"arguments\":{\"device\":\"disk0\",\"force\":true}}",
+    "{\"execute\":\"blockdev-change-medium\",\"arguments\":{\"id\":\"disk0\",\"filename\":\"/\",\"format\":\"raw\"}}",
+    "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"change disk0 /\"}}",
     "{\"execute\":\"query-block\"}{\"execute\":\"query-nestor\"}",
 };
 

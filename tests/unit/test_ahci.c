@@ -4,9 +4,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <errno.h>
+
 #include <cmocka.h>
 
 #include "ahci_fixture.h"
+#include "device/disk/cdrom.h"
 
 #define DISK       0 /* ports */
 #define CD         1
@@ -709,6 +712,168 @@ static void ejects_and_loads(void **state)
 	assert_memory_equal(memory(DATA), cd_content, 2048);
 }
 
+/* ---- somebody in front of the drive ---- */
+
+static void make_second_cd(char *path, size_t size)
+{
+	static uint8_t content[20 * 2048];
+
+	memset(content, 0x5a, sizeof(content));
+	snprintf(path, size, "%s/second", folder);
+	write_image(path, content, sizeof(content));
+}
+
+/* code << 8 | status, of the next event that the drive tells. */
+static uint32_t media_event(void)
+{
+	assert_int_equal(PACKET(8, 0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8), GOOD);
+	return memory(DATA)[4] << 8 | memory(DATA)[5];
+}
+
+static void a_disc_is_taken_out(void **state)
+{
+	struct cdrom_status status;
+
+	ready_cd();
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, NULL, NULL, false), 0);
+	assert_int_equal(PACKET(2, 0x00), 0x2051);
+	assert_int_equal(sense(), 0x023a02);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 0, 0, 0, 1), 0x2051);
+	recover(CD);
+	assert_int_equal(PACKET(8, 0x25), 0x2051);
+	recover(CD);
+	assert_int_equal(media_event(), 0x0301);
+	assert_int_equal(media_event(), 0x0001); /* told once */
+	assert_true(cdrom_status(machine, 1, &status));
+	assert_null(status.file);
+	assert_true(status.open);
+	assert_int_equal(PACKET(2, 0x1b, 0, 0, 0, 3), GOOD); /* the guest closes the tray: nothing is in it */
+	assert_int_equal(PACKET(2, 0x00), 0x2051);
+	assert_int_equal(sense(), 0x023a01);
+	assert_int_equal(media_event(), 0x0000);
+	assert_int_equal(PACKET(8, 0x46, 0, 0, 0, 0, 0, 0, 0, 8), GOOD);
+	assert_int_equal(memory(DATA)[7], 0); /* no current profile */
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, NULL, NULL, false), 0); /* no harm */
+}
+
+static void a_disc_is_exchanged(void **state)
+{
+	struct cdrom_status status;
+	char second[96];
+
+	ready_cd();
+	make_second_cd(second, sizeof(second));
+	assert_int_equal(cdrom_change(machine, 1, second, "raw", false), 0);
+	assert_int_equal(PACKET(36, 0x12, 0, 0, 0, 36), GOOD); /* INQUIRY does not take the attention away */
+	assert_int_equal(media_event(), 0x0302);
+	assert_int_equal(media_event(), 0x0202);
+	assert_int_equal(media_event(), 0x0002);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 0, 0, 0, 1), 0x6051);
+	assert_int_equal(sense(), 0x062800);
+	assert_int_equal(PACKET(8, 0x25), GOOD);
+	assert_memory_equal(memory(DATA), "\0\0\0\023\0\0\010\0", 8);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 19, 0, 0, 1), GOOD);
+	assert_int_equal(memory(DATA)[2047], 0x5a);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 20, 0, 0, 1), 0x5451); /* there was more on the first one */
+	assert_int_equal(sense(), 0x052100);
+	assert_true(cdrom_status(machine, 1, &status));
+	assert_string_equal(status.file, second);
+	assert_false(status.open);
+	assert_int_equal(cdrom_change(machine, 1, NULL, NULL, false), 0);
+	assert_int_equal(cdrom_change(machine, 1, cd_path, NULL, false), 0);
+	assert_int_equal(PACKET(2, 0x00), 0x6051);
+	assert_int_equal(sense(), 0x062800);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 60, 0, 0, 1), GOOD);
+	assert_memory_equal(memory(DATA), cd_content + 60 * 2048, 2048);
+}
+
+static void a_lock_is_honoured(void **state)
+{
+	char second[96];
+
+	ready_cd();
+	make_second_cd(second, sizeof(second));
+	assert_int_equal(PACKET(2, 0x1e, 0, 0, 0, 1), GOOD);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, NULL, NULL, false), -EBUSY);
+	assert_non_null(strstr(error_text(), "locked by the guest"));
+	assert_int_equal(media_event(), 0x0102); /* the guest is asked */
+	assert_int_equal(media_event(), 0x0002);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, second, "raw", false), -EBUSY);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 60, 0, 0, 1), GOOD); /* the disc is there */
+	assert_int_equal(PACKET(2, 0x1e, 0, 0, 0, 0), GOOD);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, second, "raw", false), 0);
+	assert_int_equal(PACKET(2, 0x00), 0x6051);
+	recover(CD);
+	assert_int_equal(PACKET(2, 0x1e, 0, 0, 0, 1), GOOD);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, NULL, NULL, true), 0); /* by force */
+	assert_int_equal(PACKET(2, 0x00), 0x2051);
+	recover(CD);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, cd_path, "raw", false), 0); /* nothing is held */
+	assert_int_equal(PACKET(2, 0x00), 0x6051);
+	recover(CD);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 60, 0, 0, 1), GOOD);
+}
+
+static void a_bad_disc_changes_nothing(void **state)
+{
+	char small[96];
+
+	ready_cd();
+	snprintf(small, sizeof(small), "%s/small", folder);
+	write_image(small, cd_content, 1024);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, small, "raw", false), -EINVAL);
+	assert_non_null(strstr(error_text(), "too small for a CD"));
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, "/no/such/file", NULL, true), -ENOENT);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, cd_path, "frob", false), -EINVAL);
+	assert_int_equal(cdrom_change(machine, 0, cd_path, "raw", false), -ENODEV);
+	assert_int_equal(cdrom_change(machine, 15, cd_path, "raw", false), -ENODEV);
+	assert_int_equal(media_event(), 0x0002);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 60, 0, 0, 1), GOOD);
+	assert_memory_equal(memory(DATA), cd_content + 60 * 2048, 2048);
+}
+
+/* Commands under way are waited for; the clock of this machine stands still meanwhile. */
+static void a_read_ends_with_its_disc(void **state)
+{
+	uint8_t fis[20], read[16] = {0x28, 0, 0, 0, 0, 60, 0, 0, 1};
+
+	ready_cd();
+	make_fis(fis, (struct ata_command){.code = 0xa0, .features = 1});
+	fill_slot(CD, 0, fis, read, HEADER_ATAPI, (struct prd[]){{DATA, 2048}, {0}});
+	port_set(CD, PX_CI, 1);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, NULL, NULL, true), -EAGAIN);
+	pass(machine, 10000000);
+	assert_int_equal(port_get(CD, PX_TFD), GOOD);
+	assert_memory_equal(memory(DATA), cd_content + 60 * 2048, 2048);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, NULL, NULL, true), 0);
+}
+
+static void a_drive_starts_empty(void **state)
+{
+	struct disk_config disks[] = {
+	    {.file = disk_path, .format = "raw", .interface = DISK_AHCI},
+	    {.interface = DISK_AHCI, .cdrom = true, .read_only = true, .boot_index = -1},
+	    {.interface = DISK_AHCI, .cdrom = true, .read_only = true, .boot_index = -1},
+	};
+
+	machine_destroy(machine);
+	if (make_machine(disks, 3))
+		fail_msg("%s", error_text());
+	enable_controller();
+	for (unsigned port = 0; port < 4; port++)
+		start_port(port);
+	assert_int_equal(PACKET(2, 0x00), 0x6051);
+	assert_int_equal(sense(), 0x062900);
+	assert_int_equal(PACKET(2, 0x00), 0x2051);
+	assert_int_equal(sense(), 0x023a01);
+	assert_int_equal(cdrom_change(machine, CDROM_ONLY, cd_path, "raw", false), -EINVAL); /* which one? */
+	assert_int_equal(cdrom_change(machine, 1, cd_path, "raw", false), 0);
+	assert_int_equal(PACKET(2, 0x00), 0x6051);
+	assert_int_equal(sense(), 0x062800);
+	assert_int_equal(PACKET(2048, 0x28, 0, 0, 0, 0, 60, 0, 0, 1), GOOD);
+	assert_memory_equal(memory(DATA), cd_content + 60 * 2048, 2048);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -718,7 +883,9 @@ int main(void)
 	    TEST(a_queued_command_fails), TEST(the_queue_is_of_one_kind), TEST(a_bad_address_is_not_found),
 	    TEST(an_io_error_is_a_task_file_error), TEST(a_short_table_overflows), TEST(bad_memory_is_fatal),
 	    TEST(a_bad_fis_is_fatal), TEST(a_reset_forgets_commands), TEST(identifies_a_cd_drive), TEST(reads_a_cd),
-	    TEST(describes_a_disc), TEST(ejects_and_loads),
+	    TEST(describes_a_disc), TEST(ejects_and_loads), TEST(a_disc_is_taken_out), TEST(a_disc_is_exchanged),
+	    TEST(a_lock_is_honoured), TEST(a_bad_disc_changes_nothing), TEST(a_read_ends_with_its_disc),
+	    TEST(a_drive_starts_empty),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -178,6 +178,17 @@ static void test_errors_have_class_and_words(void **state)
 	    {"{\"execute\":\"pmemsave\",\"arguments\":{\"val\":0,\"size\":8,\"filename\":\"/dev/null\"}}", "GenericError", "ordinary"},
 	    {"{\"execute\":\"send-key\",\"arguments\":{\"keys\":[]}}", "GenericError", "keys"},
 	    {"{\"execute\":\"send-key\",\"arguments\":{\"keys\":[{\"type\":\"qcode\",\"data\":\"frob\"}]}}", "GenericError", "frob"},
+	    {"{\"execute\":\"eject\"}", "GenericError", "no CD drive"},
+	    {"{\"execute\":\"eject\",\"arguments\":{\"device\":\"disk0\"}}", "GenericError", "disk0 is no CD drive"},
+	    {"{\"execute\":\"eject\",\"arguments\":{\"device\":\"disk99\"}}", "GenericError", "'disk99' not found"},
+	    {"{\"execute\":\"eject\",\"arguments\":{\"id\":\"disk\"}}", "GenericError", "'disk' not found"},
+	    {"{\"execute\":\"blockdev-change-medium\",\"arguments\":{\"id\":\"disk0\"}}", "GenericError", "'filename' is missing"},
+	    {"{\"execute\":\"blockdev-change-medium\",\"arguments\":{\"filename\":\"x\",\"read-only-mode\":\"read-write\"}}",
+	     "GenericError", "can only be read"},
+	    {"{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"change disk0 x y\"}}", "GenericError",
+	     "too many words"},
+	    {"{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"change disk0\"}}", "GenericError",
+	     "'filename' is missing"},
 	    {"{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]}}", "CommandNotFound", "already complete"},
 	};
 	struct machine *machine = fixture_create(NULL);

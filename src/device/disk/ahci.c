@@ -3,6 +3,7 @@
  * ATA AHCI 1.3.1, "HBA Memory Registers"; Intel I/O Controller Hub 9 data sheet, "SATA Controller Registers (D31:F2)".
  */
 #include "device/disk/ahci.h"
+#include "device/disk/cdrom.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -394,9 +395,10 @@ static int connect_drives(struct ahci *ahci)
 		if (port == AHCI_PORTS)
 			return error_set(ENOSPC, "%s: the AHCI controller has only %d ports", config->file, AHCI_PORTS);
 		ahci->port[port].cdrom = config->cdrom;
+		ahci->port[port].drive = i;
 		error = disk_create(&ahci->port[port].disk, machine, config);
-		if (!error && config->cdrom && disk_size(ahci->port[port].disk) < 2048)
-			error = error_set(EINVAL, "%s is too small for a CD; its sectors have 2048 bytes", config->file);
+		if (!error && config->cdrom && config->file)
+			error = cdrom_check_size(config->file, disk_size(ahci->port[port].disk));
 		if (!error)
 			error = fw_cfg_add_boot_path(machine->fw_cfg, config->boot_index,
 			                             "/pci@i0cf8/pci8086,2922@1f,2/drive@%x/disk@0", port);
@@ -447,5 +449,6 @@ int ahci_create(struct machine *machine)
 	if (error)
 		return error;
 	init_config(ahci);
+	machine->ahci = ahci;
 	return pci_add(machine, &ahci->function, 0x1f, 2);
 }

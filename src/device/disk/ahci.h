@@ -98,13 +98,19 @@ struct atapi_drive {
 	bool locked, ejected;
 	uint8_t attention; /* the additional sense code of a pending unit attention, 0: none */
 	uint8_t sense_key, asc, ascq;
-	bool media_event; /* GET EVENT STATUS NOTIFICATION has not told of the last change */
+	uint8_t events; /* what GET EVENT STATUS NOTIFICATION has not told yet: ATAPI_EVENT_* */
 };
+
+/* "Media Events": told one at a time, in this order. */
+#define ATAPI_EVENT_EJECT_REQUEST (1u << 1)
+#define ATAPI_EVENT_REMOVAL       (1u << 2)
+#define ATAPI_EVENT_NEW_MEDIUM    (1u << 3)
 
 struct ahci_port {
 	struct ahci *ahci;
 	uint8_t number;
 	struct disk *disk; /* owned; NULL: nothing is connected */
+	unsigned drive; /* its place among machine_config.disk */
 	bool cdrom;
 	struct ata_drive ata;
 	struct atapi_drive atapi;
@@ -181,6 +187,11 @@ void ata_execute(struct ahci_command *command);
 void ata_reset(struct ahci_port *port, bool hard);
 void atapi_execute(struct ahci_command *command);
 void atapi_reset(struct ahci_port *port, bool hard);
+
+/* The disc from outside (cdrom.h): whether the guest holds it, that it should let go, and that it has been exchanged. */
+bool atapi_holds_disc(const struct ahci_port *port);
+void atapi_request_eject(struct ahci_port *port);
+void atapi_exchange(struct ahci_port *port, struct disk_medium *medium);
 
 /* ata_identify.c: 512 bytes of IDENTIFY DEVICE, IDENTIFY PACKET DEVICE. */
 void ata_identify(const struct ahci_port *port, uint16_t word[256]);

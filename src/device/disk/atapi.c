@@ -3,9 +3,11 @@
  * with one data track, and its few ATA commands.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "device/disk/ahci.h"
+#include "machine/machine.h"
 
 #define SECTOR      2048u
 #define CD_SECTORS  405000u /* 90 minutes; a larger disc is a DVD */
@@ -28,7 +30,8 @@
 #define ASC_NEW_MEDIUM    0x28
 #define ASC_RESET         0x29
 #define ASC_NO_MEDIUM     0x3a
-#define ASC_TRAY_OPEN     0x02 /* qualifier of ASC_NO_MEDIUM */
+#define ASC_TRAY_CLOSED   0x01 /* qualifiers of ASC_NO_MEDIUM */
+#define ASC_TRAY_OPEN     0x02
 #define ASC_NOT_REMOVABLE 0x53
 #define ASC_PREVENTED     0x02 /* qualifier of ASC_NOT_REMOVABLE */
 
@@ -73,6 +76,11 @@ static uint32_t blocks_of(const struct ahci_port *port)
 	uint64_t blocks = disk_size(port->disk) / SECTOR;
 
 	return blocks > UINT32_MAX ? UINT32_MAX : (uint32_t)blocks;
+}
+
+static bool has_medium(const struct ahci_port *port)
+{
+	return !port->atapi.ejected && disk_size(port->disk);
 }
 
 static bool is_dvd(const struct ahci_port *port)
@@ -174,7 +182,7 @@ static const struct feature features[] = {
 
 static bool is_current(const struct ahci_port *port, const struct feature *feature)
 {
-	bool medium = !port->atapi.ejected;
+	bool medium = has_medium(port);
 
 	return feature->current == ALWAYS || (medium && (feature->current == WITH_MEDIUM ||
 							 (feature->current == WITH_DVD) == is_dvd(port)));
@@ -185,7 +193,7 @@ static void get_configuration(struct ahci_command *command)
 	const struct ahci_port *port = command->port;
 	uint8_t data[96] = {0}, how = command->packet[1] & 3;
 	uint16_t from = get16(command->packet + 2);
-	uint16_t profile = port->atapi.ejected ? 0 : is_dvd(port) ? PROFILE_DVD : PROFILE_CD;
+	uint16_t profile = !has_medium(port) ? 0 : is_dvd(port) ? PROFILE_DVD : PROFILE_CD;
 	uint32_t size = 8;
 
 	put16(data + 6, profile);
@@ -268,6 +276,40 @@ static void prevent_removal(struct ahci_command *command)
 	good(command);
 }
 
+static void tell_tray(const struct ahci_port *port)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "disk%u %s", port->drive, port->atapi.ejected ? "open" : "closed");
+	machine_notify(port->ahci->machine, MACHINE_EVENT_TRAY, text);
+}
+
+/* The guest finds another disc, or none, from now on. */
+static void disc_appeared(struct atapi_drive *drive)
+{
+	drive->events |= ATAPI_EVENT_NEW_MEDIUM;
+	drive->attention = ASC_NEW_MEDIUM;
+}
+
+static void disc_disappeared(struct atapi_drive *drive)
+{
+	drive->events = (drive->events & ~(ATAPI_EVENT_NEW_MEDIUM | ATAPI_EVENT_EJECT_REQUEST)) | ATAPI_EVENT_REMOVAL;
+	if (drive->attention == ASC_NEW_MEDIUM)
+		drive->attention = 0;
+}
+
+static void move_tray(struct ahci_port *port, bool out)
+{
+	bool had = has_medium(port);
+
+	port->atapi.ejected = out;
+	if (had && !has_medium(port))
+		disc_disappeared(&port->atapi);
+	else if (!had && has_medium(port))
+		disc_appeared(&port->atapi);
+	tell_tray(port);
+}
+
 static void start_stop(struct ahci_command *command)
 {
 	struct atapi_drive *drive = drive_of(command);
@@ -277,12 +319,22 @@ static void start_stop(struct ahci_command *command)
 		check_condition(command, ILLEGAL_REQUEST, ASC_NOT_REMOVABLE, ASC_PREVENTED);
 		return;
 	}
-	if (load_eject && drive->ejected == start) {
-		drive->ejected = !start;
-		drive->media_event = true;
-		drive->attention = start ? ASC_NEW_MEDIUM : 0;
-	}
+	if (load_eject && drive->ejected == start)
+		move_tray(command->port, !start);
 	good(command);
+}
+
+/* "Media Event Codes" */
+static uint8_t next_media_event(struct atapi_drive *drive)
+{
+	static const uint8_t code[][2] = {{ATAPI_EVENT_EJECT_REQUEST, 1}, {ATAPI_EVENT_REMOVAL, 3}, {ATAPI_EVENT_NEW_MEDIUM, 2}};
+
+	for (size_t i = 0; i < sizeof(code) / sizeof(code[0]); i++)
+		if (drive->events & code[i][0]) {
+			drive->events &= (uint8_t)~code[i][0];
+			return code[i][1];
+		}
+	return 0;
 }
 
 static void event_status(struct ahci_command *command)
@@ -297,9 +349,8 @@ static void event_status(struct ahci_command *command)
 	}
 	if (command->packet[4] & 0x10) {
 		data[2] = 0x04;
-		data[4] = drive->media_event ? drive->ejected ? 3 : 2 : 0;
-		data[5] = drive->ejected ? 1 : 2;
-		drive->media_event = false;
+		data[4] = next_media_event(drive);
+		data[5] = (drive->ejected ? 1 : 0) | (has_medium(command->port) ? 2 : 0);
 		size = 8;
 	}
 	put16(data, size - 2);
@@ -557,8 +608,8 @@ static void packet(struct ahci_command *command)
 		check_condition(command, UNIT_ATTENTION, asc, 0);
 	} else if (!op) {
 		check_condition(command, ILLEGAL_REQUEST, ASC_BAD_OPCODE, 0);
-	} else if (op->needs_medium && drive->ejected) {
-		check_condition(command, NOT_READY, ASC_NO_MEDIUM, ASC_TRAY_OPEN);
+	} else if (op->needs_medium && !has_medium(command->port)) {
+		check_condition(command, NOT_READY, ASC_NO_MEDIUM, drive->ejected ? ASC_TRAY_OPEN : ASC_TRAY_CLOSED);
 	} else {
 		op->execute(command);
 	}
@@ -647,11 +698,34 @@ void atapi_reset(struct ahci_port *port, bool hard)
 {
 	struct atapi_drive *drive = &port->atapi;
 	bool ejected = drive->ejected;
+	uint8_t events = drive->events;
 
 	if (!hard) {
 		drive->sense_key = drive->asc = drive->ascq = 0;
 		return;
 	}
-	*drive = (struct atapi_drive){.attention = ASC_RESET, .ejected = ejected};
+	*drive = (struct atapi_drive){.attention = ASC_RESET, .ejected = ejected, .events = events};
 	port->ata.transfer_mode = 0x45;
+}
+
+/* ---- from outside ---- */
+
+bool atapi_holds_disc(const struct ahci_port *port)
+{
+	return port->atapi.locked && has_medium(port);
+}
+
+void atapi_request_eject(struct ahci_port *port)
+{
+	port->atapi.events |= ATAPI_EVENT_EJECT_REQUEST;
+}
+
+/* As by hand: the tray comes out, and goes in again where there is another disc. */
+void atapi_exchange(struct ahci_port *port, struct disk_medium *medium)
+{
+	if (!port->atapi.ejected)
+		move_tray(port, true);
+	disk_exchange(port->disk, medium);
+	if (disk_size(port->disk))
+		move_tray(port, false);
 }

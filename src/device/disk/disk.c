@@ -33,6 +33,7 @@ struct disk {
 	struct machine *machine;
 	struct block *block;
 	struct disk_config config;
+	char *file, *format; /* owned: config's, once the medium has been exchanged */
 	char serial[DISK_SERIAL_MAX + 1];
 
 	/* Under the machine lock. */
@@ -417,7 +418,7 @@ int disk_create(struct disk **result, struct machine *machine, const struct disk
 	pthread_mutex_init(&disk->lock, NULL);
 	pthread_cond_init(&disk->io_ended, NULL);
 	pthread_cond_init(&disk->work, NULL);
-	error = block_open(&disk->block, &image);
+	error = config->file ? block_open(&disk->block, &image) : 0;
 	if (!error && disk->deterministic)
 		error = timer_init(&disk->timer, &machine->timers, time_has_come, disk);
 	else if (!error)
@@ -439,6 +440,8 @@ void disk_destroy(struct disk *disk)
 	disk_reset(disk);
 	machine_unlock(disk->machine);
 	block_close(disk->block);
+	free(disk->file);
+	free(disk->format);
 	pthread_mutex_lock(&disk->lock);
 	disk->quit = true;
 	pthread_cond_signal(&disk->work);
@@ -453,12 +456,12 @@ void disk_destroy(struct disk *disk)
 
 uint64_t disk_size(const struct disk *disk)
 {
-	return block_size(disk->block);
+	return disk->block ? block_size(disk->block) : 0;
 }
 
 bool disk_read_only(const struct disk *disk)
 {
-	return block_read_only(disk->block);
+	return !disk->block || block_read_only(disk->block);
 }
 
 const struct disk_config *disk_config(const struct disk *disk)
@@ -469,4 +472,39 @@ const struct disk_config *disk_config(const struct disk *disk)
 const char *disk_serial(const struct disk *disk)
 {
 	return disk->serial;
+}
+
+/* ---- media ---- */
+
+int disk_medium_open(struct disk_medium *medium, const char *file, const char *format)
+{
+	const struct block_config image = {.file = file, .format = format, .read_only = true, .warn = warn};
+	int error;
+
+	*medium = (struct disk_medium){.file = strdup(file), .format = format ? strdup(format) : NULL};
+	if (!medium->file || (format && !medium->format))
+		error = error_set(ENOMEM, "out of memory");
+	else
+		error = block_open(&medium->block, &image);
+	if (error)
+		disk_medium_close(medium);
+	return error;
+}
+
+void disk_medium_close(struct disk_medium *medium)
+{
+	block_close(medium->block);
+	free(medium->file);
+	free(medium->format);
+	*medium = (struct disk_medium){0};
+}
+
+void disk_exchange(struct disk *disk, struct disk_medium *medium)
+{
+	struct disk_medium old = {disk->block, disk->file, disk->format};
+
+	disk->block = medium->block;
+	disk->config.file = disk->file = medium->file;
+	disk->config.format = disk->format = medium->format;
+	*medium = old;
 }

@@ -50,18 +50,34 @@ struct disk_request {
 	uint64_t deadline; /* deterministic clock */
 };
 
-/* Opens config's image (config is borrowed). Returns 0, or a negative errno with error_text(). */
+/*
+ * Opens config's image (config is borrowed); a CD drive whose file is NULL is empty. Returns 0, or a negative errno with
+ * error_text().
+ */
 int disk_create(struct disk **disk, struct machine *machine, const struct disk_config *config);
 /* Waits for what is in flight. No lock held. NULL does nothing. */
 void disk_destroy(struct disk *disk);
 
-uint64_t disk_size(const struct disk *disk); /* bytes, a multiple of BLOCK_SECTOR */
+uint64_t disk_size(const struct disk *disk); /* bytes, a multiple of BLOCK_SECTOR; 0: no medium */
 bool disk_read_only(const struct disk *disk);
+/* As created, but for file and format, which are the present medium's; file is NULL without one. */
 const struct disk_config *disk_config(const struct disk *disk);
 /* The configured serial number, or one made from the drive's place on the command line ("NESTOR0000000003"). */
 const char *disk_serial(const struct disk *disk);
 
-/* Starts *request, which must not be in flight. Under lock. */
+/* What is in a drive, and can be taken out: an image that is open, to be read only. */
+struct disk_medium {
+	struct block *block;
+	char *file, *format; /* format NULL: guessed */
+};
+
+/* Opens an image. No lock held. Returns 0, or a negative errno with error_text(). */
+int disk_medium_open(struct disk_medium *medium, const char *file, const char *format);
+void disk_medium_close(struct disk_medium *medium);
+/* The medium into the drive, and what was in it into *medium; all zero: none. Nothing is in flight. Under lock. */
+void disk_exchange(struct disk *disk, struct disk_medium *medium);
+
+/* Starts *request, which must not be in flight; there is a medium. Under lock. */
 void disk_submit(struct disk *disk, struct disk_request *request);
 /* Requests whose completed() has not been called. Under lock. */
 unsigned disk_in_flight(const struct disk *disk);
