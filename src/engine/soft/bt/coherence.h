@@ -33,6 +33,7 @@
 struct coherence {
 	unsigned count; /* vCPUs */
 	uint32_t alone; /* number + 1 of the one that executes while all others stand still, 0: none; atomic access */
+	uint64_t spinning; /* spin.c: a bit for each vCPU that sleeps, or is about to, in a loop of PAUSEs; atomic access */
 	struct cpu *cpu[COHERENCE_CPUS];
 	uint64_t page_count;
 	uint64_t *holders, *writers; /* by guest-physical page; atomic access. writers: only where there are several vCPUs */

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/soft/bt/coherence.h"
@@ -31,6 +32,13 @@ void bt_wait(struct cpu *cpu)
 	coherence_sleep(cpu);
 	sleep_until_kicked(cpu);
 	coherence_wake(cpu);
+}
+
+void bt_wait_briefly(struct cpu *cpu, uint64_t ns)
+{
+	const struct timespec time = { .tv_nsec = (long)ns };
+
+	syscall(SYS_futex, &cpu->kick, FUTEX_WAIT_PRIVATE, 0, &time, NULL, 0);
 }
 
 void bt_wake(struct cpu *cpu)

@@ -433,15 +433,15 @@ void op_mwait(struct cpu *cpu, const struct insn *insn)
 }
 
 /* A host with fewer processors than vCPUs may have to run the one that is waited for. */
-#define PAUSES_BEFORE_YIELD 16
+#define PAUSES_BEFORE_LOOK 16
 
 void op_pause(struct cpu *cpu, const struct insn *insn)
 {
 	intercept(cpu, INTERCEPT_PAUSE, 0, insn);
-	if (++cpu->pauses % PAUSES_BEFORE_YIELD) {
+	if (++cpu->pauses % PAUSES_BEFORE_LOOK) {
 		__builtin_ia32_pause();
 	} else if (cpu->clock != ENGINE_CLOCK_DETERMINISTIC) {
-		cpu_host_yield(cpu);
+		bt_spin(cpu);
 	} else if (cpu->turns) {
 		cpu->turn_end = 0;
 		cpu->deadline_changed = true;

@@ -226,6 +226,8 @@ struct cpu {
 	bool extint_line;        /* the 8259's INTR, copied from pending_async by the vCPU */
 	uint64_t monitor_address; /* armed by MONITOR, 0 when not */
 	uint32_t pauses;          /* PAUSE instructions executed */
+	bool serves_interrupt;    /* an interrupt was taken, and there was no IRET since */
+	uint64_t spin_looked, spin_began; /* bt/spin.c: ticks */
 	uint64_t monitor_value;   /* the aligned 8 bytes there when it was armed */
 
 	/* ---- virtualization ---- */
@@ -443,6 +445,10 @@ void bt_note_fetch(struct cpu *cpu, unsigned context, unsigned class, uint32_t g
 uint64_t bt_code_map(struct cpu *cpu, gpa_t gpa);
 /* The same, for who enters the page into the TLB for writing where there is none. */
 uint64_t bt_code_map_for_writing(struct cpu *cpu, gpa_t gpa);
+/* The vCPU spins: every so many PAUSEs, real clock. Yields, or sleeps in a loop that is long. */
+void bt_spin(struct cpu *cpu);
+/* IRET from an interrupt: who spins may go on now. */
+void bt_interrupt_served(struct cpu *cpu);
 /* ASYNC_CODE: other vCPUs or devices have stored into code, or want to translate what this one may write. */
 void bt_serve_others(struct cpu *cpu);
 

@@ -137,8 +137,10 @@ static void poll_interrupt(struct cpu *cpu)
 	}
 	cpu->interrupt_blocked = false;
 	vector = apic_acknowledge(cpu);
-	if (vector >= 0)
-		set_event(cpu, EVENT_EXTERNAL, vector, 0);
+	if (vector < 0)
+		return;
+	set_event(cpu, EVENT_EXTERNAL, vector, 0);
+	cpu->serves_interrupt = true;
 }
 
 void cpu_poll_events(struct cpu *cpu)

@@ -246,6 +246,8 @@ static bool iret_quick(struct cpu *cpu)
 
 void op_iret(struct cpu *cpu, const struct insn *insn)
 {
+	if (cpu->serves_interrupt)
+		bt_interrupt_served(cpu);
 	if (insn->operand_size == 8 && cpu_is_64bit(cpu) && iret_quick(cpu))
 		return;
 	if (!(cpu->cr0 & CR0_PE))
