@@ -387,6 +387,71 @@ static void put_rewrite(uint64_t at, uint64_t before, uint64_t after)
 	}
 }
 
+/* Words between the instructions, which are added to and read: the code beside them stays what it is. */
+static void put_beside(void)
+{
+	static const uint8_t ops[] = { 0x01, 0x03, 0x11, 0x31, 0x33, 0x89 };
+	unsigned size = 8 * (1 + pick(4)), data = code_length + 2;
+
+	put(0xeb); /* jmp */
+	put(size);
+	put_bytes(next_random(), 8);
+	for (unsigned i = 8; i < size; i++)
+		put(next_random());
+	for (unsigned n = 1 + pick(4); n; n--) {
+		unsigned reg = pick_register();
+
+		put(0x48 | (reg >> 3) << 2);
+		put(ops[pick(sizeof(ops))]);
+		put((reg & 7) << 3 | 5);
+		put_bytes(data + pick(size - 7) - (code_length + 4), 4);
+		if (pick(3) == 0)
+			put_plain();
+	}
+}
+
+/*
+ * A loop in which one byte of an instruction changes that another block leads to: ADD or ADC, which needs a flag of the
+ * block before, or their constant, which may lie in the next page.
+ */
+static void put_rewrite_byte(void)
+{
+	unsigned counter = 3, was = reserved_registers, top, at, byte;
+
+	put_mov_imm(counter, 2 + pick(3));
+	reserved_registers |= 1u << counter | 1;
+	top = code_length;
+	put_write_flags();
+	if (pick(2)) {
+		put_page_end();
+	} else {
+		unsigned apart = pick(100);
+
+		put(0xe9); /* jmp */
+		put_bytes(apart, 4);
+		while (apart--)
+			put(FLOW_FILLER);
+	}
+	at = code_length;
+	byte = pick(2) ? 1 : 2 + pick(4);
+	put(0x48);
+	put(pick(2) ? 0x05 : 0x15);
+	put_bytes(next_random() & 0x7fffffff, 4);
+	if (pick(2))
+		put_read_flags();
+	put(0x80); /* xor byte [rip+disp32], imm8 */
+	put(0x35);
+	put_bytes(at + byte - (code_length + 5), 4);
+	put(byte == 1 ? 0x10 : 1 + pick(100));
+	put(0x48); /* dec rbx */
+	put(0xff);
+	put(0xcb);
+	put(0x0f); /* jne */
+	put(0x85);
+	put_bytes(top - (code_length + 4), 4);
+	reserved_registers = was;
+}
+
 /* The instructions right behind it. */
 static void put_rewrite_next(void)
 {
@@ -899,7 +964,16 @@ static void put_function(unsigned index, unsigned calls)
 			put_unbalanced();
 			break;
 		case 8:
-			put_rewrite_next();
+			switch (pick(4)) {
+			case 0:
+				put_beside();
+				break;
+			case 1:
+				put_rewrite_byte();
+				break;
+			default:
+				put_rewrite_next();
+			}
 			break;
 		default:
 			any_instruction();
@@ -961,7 +1035,16 @@ uint64_t flow_sequence(unsigned length, void (*instruction)(void))
 			put_saved_flags();
 			break;
 		case 12:
-			put_rewrite_next();
+			switch (pick(4)) {
+			case 0:
+				put_beside();
+				break;
+			case 1:
+				put_rewrite_byte();
+				break;
+			default:
+				put_rewrite_next();
+			}
 			break;
 		case 13:
 			put_rewrite_loop();

@@ -7,6 +7,7 @@
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/code_table.h"
 #include "engine/soft/bt/coherence.h"
+#include "engine/soft/bt/decode.h"
 #include "engine/soft/bt/return_stack.h"
 #include "engine/soft/bt/translate.h"
 
@@ -395,7 +396,26 @@ uint64_t bt_code_map_for_writing(struct cpu *cpu, gpa_t gpa)
 	return bt_code_map(cpu, gpa);
 }
 
-void block_drop_granules(struct bt *bt, uint64_t page, uint64_t hit)
+static bool overlap(const struct byte_range *range, unsigned first, unsigned end)
+{
+	return first < range->end && range->first < end;
+}
+
+/* Does the block depend on any of the bytes [first, end) of the page? */
+static bool depends_on(const struct block *block, uint64_t page, unsigned first, unsigned end)
+{
+	if (block->crosses_page && block->gpa2 >> PAGE_SHIFT == page && first < INSN_MAX_LENGTH)
+		return true;
+	if (block->gpa >> PAGE_SHIFT != page)
+		return false;
+	for (unsigned i = 0; i < BLOCK_RANGES_AHEAD; i++)
+		if (overlap(&block->ahead[i], first, end))
+			return true;
+	return overlap(&block->own, first, end);
+}
+
+/* Drops the blocks that depend on any of the granules of `hit`, and on any of the bytes [first, end) among them. */
+static void drop_blocks(struct bt *bt, uint64_t page, uint64_t hit, unsigned first, unsigned end)
 {
 	struct block *next;
 	uint64_t granules = 0;
@@ -407,7 +427,7 @@ void block_drop_granules(struct bt *bt, uint64_t page, uint64_t hit)
 		uint64_t mine = block_is_second_page(b, page) ? 1 : b->granules;
 
 		next = *block_next_in_page(b, page);
-		if (mine & hit) {
+		if (mine & hit && depends_on(b, page, first, end)) {
 			block_drop(bt, b);
 			dropped = true;
 		} else {
@@ -420,19 +440,28 @@ void block_drop_granules(struct bt *bt, uint64_t page, uint64_t hit)
 		cpu_poll_soon(bt->cpu);
 }
 
+void block_drop_granules(struct bt *bt, uint64_t page, uint64_t hit)
+{
+	drop_blocks(bt, page, hit, 0, PAGE_SIZE);
+}
+
+/*
+ * Loaders keep variables beside their code, and write them at every call of the firmware: only blocks of the very bytes
+ * are dropped. The other vCPUs are told of granules.
+ */
 void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 {
 	struct bt *bt = cpu->bt;
 	uint64_t page = gpa.v >> PAGE_SHIFT, hit = 0;
-	unsigned first = (gpa.v & (PAGE_SIZE - 1)) >> 6, last = ((gpa.v & (PAGE_SIZE - 1)) + size - 1) >> 6;
+	unsigned first = gpa.v & (PAGE_SIZE - 1), end = first + size;
 
 	if (!size || page >= bt->page_count)
 		return;
-	for (unsigned g = first; g <= last && g < 64; g++)
+	for (unsigned g = first >> 6; g <= (end - 1) >> 6 && g < 64; g++)
 		hit |= 1ull << g;
 	if (cpu->coherence && cpu->coherence->writers)
 		coherence_tell(cpu, page, hit);
-	block_drop_granules(bt, page, hit);
+	drop_blocks(bt, page, hit, first, end);
 }
 
 /* Forgets that the page of a block has code, when all is forgotten. */

@@ -120,6 +120,13 @@ struct block_ref {
 
 #define RECORD_UNIT 16 /* bytes: records begin at a multiple of that */
 
+/* Bytes [first, end) of a page; end 0: none. */
+struct byte_range {
+	uint16_t first, end;
+};
+
+#define BLOCK_RANGES_AHEAD 2
+
 struct block {
 	uint64_t gpa;    /* of its first byte */
 	uint64_t linear; /* of its first byte; 0 where the block is position-independent */
@@ -132,6 +139,8 @@ struct block {
 	bool transient; /* of bytes outside RAM and ROM: fetched anew each time, found by nobody */
 	uint64_t gpa2;
 	uint64_t granules; /* of its page that it depends on */
+	struct byte_range own; /* the bytes of its instructions; they may run on into the second page */
+	struct byte_range ahead[BLOCK_RANGES_AHEAD]; /* others that its flags depend on */
 	uint8_t *code, *code_mem; /* executable addresses; code_mem is its first byte */
 	uint32_t code_size;
 	uint16_t site_count;

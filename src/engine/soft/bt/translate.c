@@ -87,9 +87,37 @@ static unsigned live_through(const struct insn *insn, const struct shape *shape,
 	}
 }
 
+/* The block depends on bytes [first, end) of its page, which may lie apart from its own. */
+static void note_bytes_ahead(struct block *block, unsigned first, unsigned end)
+{
+	struct byte_range *last = &block->ahead[BLOCK_RANGES_AHEAD - 1];
+
+	for (unsigned granule = first >> 6; granule <= (end - 1) >> 6; granule++)
+		block->granules |= 1ull << granule;
+	if (first >= block->own.first && end <= block->own.end)
+		return;
+	for (unsigned i = 0; i < BLOCK_RANGES_AHEAD; i++) {
+		struct byte_range *range = &block->ahead[i];
+
+		if (!range->end) {
+			*range = (struct byte_range){ first, end };
+			return;
+		}
+		if (first <= range->end && end >= range->first) {
+			last = range;
+			break;
+		}
+	}
+	/* Where there is no place left, a range gets what lies between as well. */
+	if (first < last->first)
+		last->first = first;
+	if (end > last->end)
+		last->end = end;
+}
+
 /*
- * The flags that code at `offset` of the page needs, as far as a few instructions tell. Adds the granules of
- * what it looked at to the block's.
+ * The flags that code at `offset` of the page needs, as far as a few instructions tell. Notes the bytes that it
+ * looked at.
  */
 static unsigned look_ahead(struct translation *t, const uint8_t *page, int64_t offset)
 {
@@ -108,7 +136,7 @@ static unsigned look_ahead(struct translation *t, const uint8_t *page, int64_t o
 		shape = classify(t->bt, &insn, page + offset, t->key);
 		live = live_through(&insn, shape, 0);
 		needed |= live & ~written;
-		t->block->granules |= 1ull << (offset >> 6) | 1ull << (((offset + insn.length - 1) >> 6) & 63);
+		note_bytes_ahead(t->block, offset, offset + insn.length);
 		if (insn.op == BT_NATIVE)
 			written |= shape->flags_killed;
 		if (written == SHAPE_ALL || needed == SHAPE_ALL)
@@ -454,12 +482,16 @@ static unsigned count_links(const struct translation *t)
 	return links;
 }
 
-static void note_granules(struct translation *t)
+static void note_bytes(struct translation *t)
 {
-	unsigned first = t->offset[0] >> 6, last = (t->offset[t->count] - 1) >> 6;
+	unsigned first = t->offset[0], end = t->offset[t->count];
 
-	for (unsigned g = first; g <= last && g < 64; g++)
+	for (unsigned g = first >> 6; g <= (end - 1) >> 6 && g < 64; g++)
 		t->block->granules |= 1ull << g;
+	/* What is not an instruction may be one with other bytes behind it. */
+	if (t->insn[t->count - 1].op == BT_UNDEFINED)
+		end = t->offset[t->count - 1] + INSN_MAX_LENGTH + 1;
+	t->block->own = (struct byte_range){ first, end };
 }
 
 /* LOCKs the record of what was emitted into the block. */
@@ -507,7 +539,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	decode_block(&t, page, gpa & (PAGE_SIZE - 1), key & (MODE_STEP | KEY_ONE) ? 1 : max_insns, second);
 	if (t.count == 0)
 		return block; /* the first instruction runs into the next page: insn_count 0 says so */
-	note_granules(&t);
+	note_bytes(&t);
 	if (second) {
 		block->crosses_page = true;
 		block->gpa2 = gpa2;
