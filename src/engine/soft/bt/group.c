@@ -11,7 +11,16 @@ struct planner {
 	struct translation *t;
 	struct register_value value[16];
 	unsigned count;
+	unsigned last_on_stack; /* the group of the last access off the stack pointer */
 };
+
+/* An access off the stack pointer, of group g or of none (NO_GROUP). */
+static void note_on_stack(struct planner *p, unsigned g, bool leads)
+{
+	if (g != NO_GROUP && !leads && p->last_on_stack != g)
+		p->t->group[g].mixed = true;
+	p->last_on_stack = g;
+}
 
 static void close_groups(struct planner *p)
 {
@@ -19,14 +28,14 @@ static void close_groups(struct planner *p)
 		p->t->group[g].open = false;
 }
 
-static void join(struct planner *p, unsigned insn, unsigned access, unsigned base, int64_t disp, unsigned size,
-		 unsigned use)
+/* Returns the access's group, or NO_GROUP. */
+static unsigned find_group(struct planner *p, unsigned insn, unsigned access, unsigned base, int64_t low, int64_t high,
+			   unsigned use)
 {
 	struct register_value *v = &p->value[base];
-	int64_t low = v->offset + disp, high = low + size;
 
 	if (low < INT32_MIN / 2 || high > INT32_MAX / 2)
-		return;
+		return NO_GROUP;
 	for (unsigned g = 0; g < p->count; g++) {
 		struct access_group *group = &p->t->group[g];
 		int64_t new_low = low < group->low ? low : group->low;
@@ -39,16 +48,26 @@ static void join(struct planner *p, unsigned insn, unsigned access, unsigned bas
 		group->high = new_high;
 		group->use |= use;
 		group->members++;
-		p->t->group_of[insn][access] = g;
-		return;
+		return g;
 	}
 	if (p->count == GROUPS_MAX)
-		return;
+		return NO_GROUP;
 	p->t->group[p->count] = (struct access_group){ .base = base, .version = v->version, .use = use, .members = 1,
 						       .slot = NO_GROUP, .open = true, .low = low, .high = high,
 						       .leader_offset = v->offset, .leader_insn = insn,
 						       .leader_access = access };
-	p->t->group_of[insn][access] = p->count++;
+	return p->count++;
+}
+
+static void join(struct planner *p, unsigned insn, unsigned access, unsigned base, int64_t disp, unsigned size,
+		 unsigned use)
+{
+	int64_t low = p->value[base].offset + disp;
+	unsigned g = find_group(p, insn, access, base, low, low + size, use);
+
+	p->t->group_of[insn][access] = g;
+	if (base == REG_RSP)
+		note_on_stack(p, g, g != NO_GROUP && p->t->group[g].members == 1);
 }
 
 static void join_operand(struct planner *p, unsigned i, unsigned access, unsigned size, unsigned use)
@@ -205,7 +224,8 @@ static void plan_insn(struct planner *p, unsigned i)
 
 void plan_groups(struct translation *t)
 {
-	struct planner p = { .t = t };
+	struct planner p = { .t = t, .last_on_stack = NO_GROUP };
+	bool window = !(t->bt->cpu->tune_off & ENGINE_TUNE_STACK_WINDOW);
 	unsigned slots = 0;
 
 	for (unsigned i = 0; i < t->count; i++)
@@ -215,7 +235,12 @@ void plan_groups(struct translation *t)
 		return;
 	for (unsigned i = 0; i < t->count; i++)
 		plan_insn(&p, i);
-	for (unsigned g = 0; g < p.count; g++)
-		if (t->group[g].members > 1 && slots < GROUP_SLOTS)
-			t->group[g].slot = slots++;
+	for (unsigned g = 0; g < p.count; g++) {
+		struct access_group *group = &t->group[g];
+
+		if (group->members > 1 && group->base == REG_RSP && !group->mixed && window)
+			group->slot = GROUP_WINDOW;
+		else if (group->members > 1 && slots < GROUP_SLOTS)
+			group->slot = slots++;
+	}
 }

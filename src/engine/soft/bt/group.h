@@ -22,6 +22,7 @@ struct translation;
 #define GROUP_RANGE 1024 /* bytes that a group may span */
 #define GROUPS_MAX  24
 #define NO_GROUP    0xff
+#define GROUP_WINDOW GROUP_SLOTS /* in a slot's place: the stack window's own addend */
 
 struct access_group {
 	uint8_t base;	 /* guest register */
@@ -30,6 +31,7 @@ struct access_group {
 	uint8_t members;
 	uint8_t slot; /* NO_GROUP: it does not pay, or no slot is left */
 	bool open;
+	bool mixed; /* off the stack pointer, and another access off it comes between: that may move the stack window */
 	int32_t low, high;     /* the range, from the base's value at its last unknown change */
 	int32_t leader_offset; /* base's value at the leader, likewise */
 	uint8_t leader_insn, leader_access;
@@ -43,6 +45,7 @@ struct group_access {
 	uint16_t page_offset, range, leader_distance /* from the range's start */;
 	uint8_t leader_size, leader_use, use, segment, rest;
 	bool flags_dead;
+	bool in_window; /* the others find the addend in the stack window */
 };
 
 #endif

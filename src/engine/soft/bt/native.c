@@ -165,16 +165,19 @@ static struct slow_stub *new_stub(struct translation *t)
 {
 	struct slow_stub *stub = &t->stub[t->stub_count++];
 
-	*stub = (struct slow_stub){ 0 };
+	*stub = (struct slow_stub){ .key = t->key };
 	return stub;
 }
 
 void emit_tlb_slot(struct translation *t, unsigned reg)
 {
-	struct emitter *e = t->e;
-
 	t->r10_slot = NO_GROUP;
-	if (t->bt->host_bmi2) {
+	emit_tlb_slot_of(t->e, t->bt->host_bmi2, reg);
+}
+
+void emit_tlb_slot_of(struct emitter *e, bool bmi2, unsigned reg)
+{
+	if (bmi2) {
 		emit_vex(e, 3, 3, true, false, 0, 0xf0, H_R10, in_reg(reg)); /* rorx r10, reg, 8 */
 		emit8(e, 8);
 	} else {
@@ -211,6 +214,35 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 	} else {
 		emit_load(e, H_R10, in_cpu_indexed(H_R10, table + 8));
 	}
+	stub->resume = e->p;
+}
+
+/* Is it an access off the stack pointer, done through the stack window? */
+static bool through_window(const struct translation *t, const struct insn *insn, unsigned range)
+{
+	return t->code64 && !t->careful && insn->base == REG_RSP && insn->index == INSN_NO_REG && insn->address_size == 8 &&
+	       insn->segment != SEG_FS && insn->segment != SEG_GS && range <= STACK_REACH(STACK_REACHES - 1) &&
+	       !(t->bt->cpu->tune_off & ENGINE_TUNE_STACK_WINDOW);
+}
+
+/*
+ * The look-up of the range that begins at the address in r11, in the page of the last access off the stack pointer.
+ * Leaves the addend in r10.
+ */
+static void emit_window_lookup(struct translation *t, unsigned range, unsigned size, unsigned use, unsigned segment)
+{
+	struct emitter *e = t->e;
+	enum tlb_class class = MODE_CLASS(t->key);
+	struct slow_stub *stub = new_stub(t);
+
+	t->r10_slot = NO_GROUP;
+	emit_op(e, true, 0x2b, H_R11, in_cpu(WINDOW(class, base))); /* sub */
+	emit_op(e, true, 0x3b, H_R11, in_cpu(WINDOW(class, positions[range > STACK_REACH(0)]))); /* cmp */
+	stub->from = emit_branch_later(e, CC_AE);
+	stub->access = describe_access(t, size, use, segment);
+	stub->window_reach = range;
+	stub->window_write = use & USE_WRITE;
+	emit_load(e, H_R10, in_cpu(WINDOW(class, addend)));
 	stub->resume = e->p;
 }
 
@@ -253,7 +285,7 @@ static struct place grouped_operand(struct translation *t, const struct insn *in
 	unsigned base = home_of(t, insn->base);
 
 	if (t->r10_slot != slot)
-		emit_load(t->e, H_R10, in_cpu(CPU_GROUP(slot)));
+		emit_load(t->e, H_R10, in_cpu(slot == GROUP_WINDOW ? WINDOW(MODE_CLASS(t->key), addend) : CPU_GROUP(slot)));
 	t->r10_slot = slot;
 	if (base == H_NONE) {
 		t->r10_slot = NO_GROUP;
@@ -280,12 +312,17 @@ static struct place emit_group_lookup(struct translation *t, const struct insn *
 	*access = (struct group_access){ .page_offset = t->offset[t->i], .range = range,
 					 .leader_distance = insn->displacement - low, .leader_size = size,
 					 .leader_use = use, .use = group->use, .segment = insn->segment,
-					 .rest = t->count - t->i, .flags_dead = t->flags == FLAGS_DEAD };
+					 .rest = t->count - t->i, .flags_dead = t->flags == FLAGS_DEAD,
+					 .in_window = group->slot == GROUP_WINDOW };
 	base = use_guest_register(t, insn->base, H_R11);
 	emit_lea(e, H_R11, at(base, low));
-	emit_lookup(t, range, group->use, insn->segment, false);
+	if (through_window(t, insn, range))
+		emit_window_lookup(t, range, size, group->use, insn->segment);
+	else
+		emit_lookup(t, range, group->use, insn->segment, false);
 	t->stub[t->stub_count - 1].group = access;
-	emit_store(e, in_cpu(CPU_GROUP(group->slot)), H_R10);
+	if (group->slot != GROUP_WINDOW)
+		emit_store(e, in_cpu(CPU_GROUP(group->slot)), H_R10);
 	t->r10_slot = group->slot;
 	return grouped_operand(t, insn, group->slot);
 }
@@ -317,7 +354,10 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 		      insn->base != INSN_BASE_RIP && (insn->base == INSN_NO_REG || home_of(t, insn->base) != H_NONE) &&
 		      (insn->index == INSN_NO_REG || home_of(t, insn->index) != H_NONE) && fits32(insn->displacement);
 
-	emit_lookup(t, size, use, insn->segment, !simple);
+	if (through_window(t, insn, size))
+		emit_window_lookup(t, size, size, use, insn->segment);
+	else
+		emit_lookup(t, size, use, insn->segment, !simple);
 	if (!simple)
 		return at(H_R11, 0);
 	base = insn->base == INSN_NO_REG ? H_NONE : home_of(t, insn->base);

@@ -212,6 +212,8 @@ uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access 
 	    tlb_access(cpu, GLA(own), group->leader_size, write ? ACCESS_WRITE : ACCESS_READ, mem_class(cpu), &gpa) &&
 	    group_page(cpu, gla, group, &addend) &&
 	    (!((gla ^ last) & PAGE_MASK) || (group_page(cpu, last, group, &addend_of_last) && addend_of_last == addend))) {
+		if (group->in_window)
+			tlb_lend_window(cpu, mem_class(cpu), addend);
 		bt_take(cpu, group->rest);
 		C_END(cpu);
 		return addend;

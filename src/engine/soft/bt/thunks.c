@@ -146,6 +146,64 @@ static uint8_t *emit_access_thunk(struct bt *bt, const void *function)
 	return start;
 }
 
+/* Is the address in r11 in a page of the table? Leaves its offset there, and the slot's in r10. Limit: scratch[2]. */
+static uint8_t *emit_look_up(struct bt *bt, int32_t table)
+{
+	struct emitter *e = &bt->e;
+
+	emit_tlb_slot_of(e, bt->host_bmi2, H_R11);
+	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor */
+	emit_op(e, true, 0x3b, H_R11, in_cpu(CPU_SCRATCH(2)));
+	return emit_branch_later(e, CC_A);
+}
+
+static void emit_positions(struct emitter *e, enum tlb_class class, bool open)
+{
+	for (unsigned i = 0; i < STACK_REACHES; i++) {
+		emit_op(e, true, 0xc7, 0, in_cpu(WINDOW(class, positions[i]))); /* mov */
+		emit32(e, open ? PAGE_SIZE - STACK_REACH(i) + 1 : 0);
+	}
+}
+
+/*
+ * r11: distance from the stack window to the start of a range off the stack pointer, r10: the last offset in a page
+ * that the range can begin at. Returns the addend in r10, and the window moved there; or, without a usable entry,
+ * behind the jump that follows the call, with the address in r11. What may only be
+ * read leaves its addend, for the rest of a group, in a closed window.
+ */
+static void emit_window_thunk(struct bt *bt, enum tlb_class class, bool write)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *missed;
+
+	bt->window_missed[class][write] = emit_exec(e);
+	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R10);
+	emit_op(e, true, 0x03, H_R11, in_cpu(WINDOW(class, base))); /* add */
+	missed = emit_look_up(bt, TLB_WRITE(class));
+	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, TLB_WRITE(class)));
+	emit_op(e, true, 0x81, 4, in_reg(H_R11)); /* and */
+	emit32(e, (uint32_t)PAGE_MASK);
+	emit_store(e, in_cpu(WINDOW(class, base)), H_R11);
+	emit_load(e, H_R10, in_cpu_indexed(H_R10, TLB_WRITE(class) + 8));
+	emit_store(e, in_cpu(WINDOW(class, addend)), H_R10);
+	emit_positions(e, class, true);
+	emit8(e, 0xc3);
+	emit_patch_here(e, missed);
+	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, TLB_WRITE(class)));
+	if (!write) {
+		missed = emit_look_up(bt, TLB_READ(class));
+		emit_load(e, H_R10, in_cpu_indexed(H_R10, TLB_READ(class) + 8));
+		emit_store(e, in_cpu(WINDOW(class, addend)), H_R10);
+		emit_positions(e, class, false);
+		emit8(e, 0xc3);
+		emit_patch_here(e, missed);
+		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, TLB_READ(class)));
+	}
+	emit_op(e, true, 0x83, 0, at(H_RSP, 0)); /* add */
+	emit8(e, 5);
+	emit8(e, 0xc3);
+}
+
 static void emit_commit_thunk(struct bt *bt)
 {
 	struct emitter *e = &bt->e;
@@ -183,6 +241,9 @@ void bt_emit_thunks(struct bt *bt)
 	bt->careful_access = emit_access_thunk(bt, (void *)bt_careful_access);
 	emit_commit_thunk(bt);
 	emit_fault_thunk(bt);
+	for (unsigned class = 0; class < TLB_CLASSES; class++)
+		for (unsigned write = 0; write < 2; write++)
+			emit_window_thunk(bt, class, write);
 	bt_emit_jump_thunks(bt);
 	bt->code_start = bt->e.p;
 }

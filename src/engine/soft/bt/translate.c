@@ -368,6 +368,11 @@ static void emit_stubs(struct translation *t)
 		emit_patch_here(e, stub->from);
 		if (stub->constant) {
 			emit_mov_imm(e, H_R11, (int64_t)stub->address);
+		} else if (stub->window_reach) {
+			/* it returns here, or behind the jump, with the address in r11 */
+			emit_mov_imm(e, H_R10, PAGE_SIZE - stub->window_reach);
+			emit_call(e, t->bt->window_missed[MODE_CLASS(stub->key)][stub->window_write]);
+			emit_jmp(e, stub->resume + e->exec_offset);
 		} else {
 			/* the main line left address ^ page in r11 and the slot in r10 */
 			emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, stub->tlb_offset));

@@ -16,6 +16,9 @@ struct slow_stub {
 	bool constant;	   /* the address is known: */
 	int32_t address;
 	struct group_access *group; /* a leader's, else NULL */
+	unsigned window_reach; /* of an access through the stack window; 0: through the TLB's entry */
+	bool window_write;
+	uint32_t key;      /* the mode key there */
 	bool address_form; /* the main line wants the host address in r11, not the addend in r10 */
 };
 
@@ -113,6 +116,9 @@ static inline struct emitter *emit_main_line(struct translation *t)
 #define RETURN_BELOW	   (RETURN_TOP + (int32_t)sizeof(struct return_entry))
 /* A branch to another page: its code is a NOP, then a jump or call, whose rel32 begins here. */
 #define FAR_BRANCH_PATCH 4
+/* A field of the class's stack window. */
+#define WINDOW(class, field) ((int32_t)(offsetof(struct tlb_region, tables.stack) + (class) * sizeof(struct stack_window) + \
+					offsetof(struct stack_window, field)))
 #define JUMP_MODE(class)   ((int32_t)(offsetof(struct tlb_region, tables.jump_mode) + (class) * sizeof(uint32_t)))
 #define LINK_TABLE	   ((int32_t)offsetof(struct tlb_region, tables.link))
 #define JUMP_TABLE(class)  ((int32_t)(offsetof(struct tlb_region, tables.jump) + (class) * sizeof(struct jump_entry) * JUMP_CACHE_SLOTS))
@@ -160,6 +166,8 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 struct place emit_access_r11(struct translation *t, unsigned size, unsigned use, unsigned segment);
 /* Emits the offset of the TLB entry, in its array, of the address in reg into r10. Clobbers the host's flags. */
 void emit_tlb_slot(struct translation *t, unsigned reg);
+/* The same outside of a block. bmi2: the host has it. */
+void emit_tlb_slot_of(struct emitter *e, bool bmi2, unsigned reg);
 /* After the operation of a careful write: writes the bounce buffer back. */
 void emit_commit(struct translation *t, unsigned use);
 void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape);

@@ -91,6 +91,19 @@ static void empty_journal(struct tlb_entry *entries, const uint16_t *journal, un
 		entries[journal[i]].page = tlb_entry_empty(journal[i]);
 }
 
+static inline void close_window(struct stack_window *window)
+{
+	for (unsigned i = 0; i < STACK_REACHES; i++)
+		window->positions[i] = 0;
+}
+
+/* Some of the entries that write[] had are gone. */
+static inline void close_windows(struct tlb_context *context)
+{
+	for (unsigned class = 0; class < TLB_CLASSES; class ++)
+		close_window(&context->region->tables.stack[class]);
+}
+
 static void empty_walk_cache(struct tlb_context *context)
 {
 	if (++context->walk.generation == 0) {
@@ -167,6 +180,7 @@ static void flush_all_of(struct tlb_context *context)
 			context->slot[array][context->global[array][i]] = 0;
 		context->local_count[array] = context->global_count[array] = 0;
 	}
+	close_windows(context);
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++)
 		empty_fetch(context, class, false);
 	empty_walk_cache(context);
@@ -217,6 +231,7 @@ static void flush_local_of(struct tlb_context *context, struct cpu *cpu)
 		}
 		context->local_count[array] = 0;
 	}
+	close_windows(context);
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++)
 		if (!cpu || !code_stays(cpu, context, class))
 			empty_fetch(context, class, true);
@@ -263,6 +278,7 @@ static void drop_page(struct tlb_state *state, struct tlb_context *context, uint
 		if (entry->page == page && (!only_global || (context->slot[array][slot] & SLOT_IS_GLOBAL)))
 			entry->page = tlb_entry_empty(slot);
 	}
+	close_windows(context);
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++) {
 		struct fetch_entry *entry = &context->region->tables.fetch[class][fetch_slot(page)];
 
@@ -293,6 +309,7 @@ static void drop_large(struct tlb_state *state, struct tlb_context *context, uin
 			if (entries[slot].page - base < size)
 				entries[slot].page = tlb_entry_empty(slot);
 	}
+	close_windows(context);
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++) {
 		struct fetch_entry *entries = context->region->tables.fetch[class];
 
@@ -668,6 +685,10 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page)
 			continue;
 		for (unsigned array = TLB_CLASSES; array < TLB_ARRAYS; array++) {
 			struct tlb_entry *entries = entries_of(context, array);
+			struct stack_window *window = &context->region->tables.stack[array - TLB_CLASSES];
+
+			if (window->base + window->addend == host)
+				close_window(window);
 
 			if (hint >> 16 == HINT_MANY) {
 				revoke_journal(entries, context->local[array], context->local_count[array],
@@ -686,6 +707,14 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page)
 void tlb_revoke_all_writes(struct cpu *cpu)
 {
 	tlb_flush_all(cpu);
+}
+
+void tlb_lend_window(struct cpu *cpu, enum tlb_class class, uint64_t addend)
+{
+	struct stack_window *window = &cpu->region->tables.stack[class];
+
+	close_window(window);
+	window->addend = addend;
 }
 
 /* ---- watched pages ---- */
@@ -750,6 +779,8 @@ static inline void fill(struct tlb_context *context, unsigned array, unsigned sl
 	struct tlb_entry *entry = &entries_of(context, array)[slot];
 	uint8_t *flags = &context->slot[array][slot];
 
+	if (array >= TLB_CLASSES && tlb_slot(context->region->tables.stack[array - TLB_CLASSES].base) == slot)
+		close_window(&context->region->tables.stack[array - TLB_CLASSES]);
 	entry->page = page;
 	entry->addend = addend;
 	if (global) {

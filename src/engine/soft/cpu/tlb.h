@@ -62,6 +62,20 @@ struct jump_entry {
 	void *code;
 };
 
+/*
+ * The page of the last access off the stack pointer, a copy of an entry of write[]: translated code compares with it
+ * instead of looking its slot up. `positions`: at how many offsets of the page an access may begin that reaches
+ * no further than STACK_REACH(i) bytes; 0 where the entry is gone. base and addend then stay what they were.
+ */
+#define STACK_REACHES 2
+#define STACK_REACH(i) ((i) ? 1024 : 128)
+
+struct stack_window {
+	uint64_t base;   /* guest-linear */
+	uint64_t addend; /* host minus guest */
+	uint64_t positions[STACK_REACHES];
+};
+
 struct tlb_tables {
 	struct tlb_entry read[TLB_CLASSES][TLB_SLOTS];
 	struct tlb_entry write[TLB_CLASSES][TLB_SLOTS];
@@ -69,6 +83,7 @@ struct tlb_tables {
 	struct fetch_entry fetch[TLB_CLASSES][FETCH_SLOTS];
 	/* bt/: where a direct branch to another page leads in this context. Reset with the jump caches. */
 	void *link[CONTEXT_LINKS];
+	struct stack_window stack[TLB_CLASSES];
 	/* A class's jump cache or links may hold something to empty. Also set by translated code. */
 	uint8_t jump_used[TLB_CLASSES];
 	uint32_t jump_mode[TLB_CLASSES]; /* the mode key that each jump cache was filled under */
@@ -157,6 +172,8 @@ void tlb_flush_pcid(struct cpu *cpu, unsigned type, uint16_t pcid, gla_t gla);
 void tlb_flush_vpid(struct cpu *cpu, unsigned type, uint16_t vpid, gla_t gla);
 /* INVEPT: type 1 by EPTP[51:12], type 2 all. */
 void tlb_flush_ept(struct cpu *cpu, unsigned type, uint64_t eptp);
+/* Closes the stack window; translated code finds `addend` there for the accesses that it does next. */
+void tlb_lend_window(struct cpu *cpu, enum tlb_class class, uint64_t addend);
 /* Revokes every write entry for the guest-physical page, in every context (the page now holds code). */
 void tlb_revoke_write(struct cpu *cpu, gpa_t page);
 /* The same for every page. */
