@@ -85,6 +85,16 @@ static void start_entering(const void *code, uint64_t activity)
 	CHECK(smp_until(&entered[1], 1));
 }
 
+/* The host may not let processor 1 run for many milliseconds: there is no hurry to give up. */
+#define SIPIS_MAX 100000
+
+static void send_sipi_and_wait(unsigned vector)
+{
+	smp_send(1, ICR_SIPI | ICR_ASSERT | vector);
+	for (unsigned i = 0; i < 1000; i++)
+		pause();
+}
+
 static void signals(void)
 {
 	uint64_t before;
@@ -93,11 +103,8 @@ static void signals(void)
 		rule("SIPI exits from the wait-for-SIPI state, its vector in the qualification");
 		start_entering(spin, VMCS_ACTIVITY_WAIT_SIPI);
 		/* One that comes before the entry is lost. */
-		for (unsigned i = 0; i < 1000 && reason[1] == ~0ull; i++) {
-			smp_send(1, ICR_SIPI | ICR_ASSERT | 0x9a);
-			for (volatile unsigned k = 0; k < 2000; k++)
-				;
-		}
+		for (unsigned i = 0; i < SIPIS_MAX && reason[1] == ~0ull; i++)
+			send_sipi_and_wait(0x9a);
 		CHECK(smp_wait(1));
 		CHECK_EQ(reason[1], EXIT_REASON_SIPI);
 		CHECK_EQ(qualification[1], 0x9a);
@@ -121,11 +128,8 @@ static void signals(void)
 	CHECK_EQ(smp_up[1].value, before);
 	smp_call(1, vmx_off, 0);
 	/* Without an INIT of its own: SIPI finds the processor waiting only where the blocked one was taken. */
-	for (unsigned i = 0; i < 1000 && smp_up[1].value == before; i++) {
-		smp_send(1, ICR_SIPI | ICR_ASSERT | 8);
-		for (volatile unsigned k = 0; k < 2000; k++)
-			;
-	}
+	for (unsigned i = 0; i < SIPIS_MAX && smp_up[1].value == before; i++)
+		send_sipi_and_wait(8);
 	CHECK(smp_until(&smp_up[1].value, before + 1));
 	CHECK_EQ(smp_up[1].value, before + 1);
 	rule("a processor that was reset by INIT is not in VMX operation");
