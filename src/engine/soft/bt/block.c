@@ -282,7 +282,7 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 		point_link(bt, link, code);
 }
 
-#define THROUGH_CACHE_SIZE 64 /* bytes of code, at most */
+#define THROUGH_CACHE_SIZE (64 + INSN_ROOM) /* bytes of code, at most, and what the last instruction asks for */
 
 void block_link_through_cache(struct bt *bt, struct block_link *link)
 {

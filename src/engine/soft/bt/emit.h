@@ -61,15 +61,39 @@ static inline void emit8(struct emitter *e, uint8_t byte)
 		e->overflow = true;
 }
 
+/*
+ * Whether there is room for a whole instruction: looked at once for each. Its bytes then go through a pointer of one's own,
+ * because a store of a byte could change e->p for all that the compiler knows.
+ */
+#define INSN_ROOM 24
+
+static inline bool emit_has_room(struct emitter *e)
+{
+	if (__builtin_expect(e->end - e->p >= INSN_ROOM, 1))
+		return true;
+	e->overflow = true;
+	return false;
+}
+
+static inline uint8_t *put32(uint8_t *p, uint32_t value)
+{
+	memcpy(p, &value, 4);
+	return p + 4;
+}
+
+/* size: 0, 1, 2, 4 or 8 */
 static inline void emit_bytes(struct emitter *e, uint64_t value, unsigned size)
 {
-	for (unsigned i = 0; i < size; i++)
-		emit8(e, value >> (8 * i));
+	if (!size || !emit_has_room(e))
+		return;
+	memcpy(e->p, &value, 8); /* what follows overwrites the rest */
+	e->p += size;
 }
 
 static inline void emit32(struct emitter *e, uint32_t value)
 {
-	emit_bytes(e, value, 4);
+	if (emit_has_room(e))
+		e->p = put32(e->p, value);
 }
 
 static inline uint8_t *emit_exec(const struct emitter *e)
@@ -88,32 +112,29 @@ struct form {
 	bool force_rex;   /* SPL, BPL, SIL, DIL */
 };
 
-static inline void emit_modrm(struct emitter *e, unsigned reg, const struct place *rm)
+static inline uint8_t *put_modrm(uint8_t *p, unsigned reg, const struct place *rm)
 {
 	reg = (reg & 7) << 3;
 	if (!rm->memory) {
-		emit8(e, 0xc0 | reg | (rm->reg & 7));
-		return;
+		*p++ = 0xc0 | reg | (rm->reg & 7);
+		return p;
 	}
 	if (rm->base == H_NONE) {
 		/* absolute or index only: SIB without base */
-		emit8(e, reg | 4);
-		emit8(e, rm->scale << 6 | (rm->index == H_NONE ? 4 : rm->index & 7) << 3 | 5);
-		emit32(e, rm->disp);
-		return;
+		*p++ = reg | 4;
+		*p++ = rm->scale << 6 | (rm->index == H_NONE ? 4 : rm->index & 7) << 3 | 5;
+		return put32(p, rm->disp);
 	}
 	unsigned mod = rm->disp == 0 && (rm->base & 7) != 5 ? 0 : rm->disp == (int8_t)rm->disp ? 1 : 2;
 
 	if (rm->index != H_NONE || (rm->base & 7) == 4) {
-		emit8(e, mod << 6 | reg | 4);
-		emit8(e, rm->scale << 6 | (rm->index == H_NONE ? 4 : rm->index & 7) << 3 | (rm->base & 7));
+		*p++ = mod << 6 | reg | 4;
+		*p++ = rm->scale << 6 | (rm->index == H_NONE ? 4 : rm->index & 7) << 3 | (rm->base & 7);
 	} else {
-		emit8(e, mod << 6 | reg | (rm->base & 7));
+		*p++ = mod << 6 | reg | (rm->base & 7);
 	}
-	if (mod == 1)
-		emit8(e, rm->disp);
-	else if (mod == 2)
-		emit32(e, rm->disp);
+	put32(p, rm->disp); /* what follows overwrites what is not of it */
+	return p + (mod == 1 ? 1 : mod == 2 ? 4 : 0);
 }
 
 static inline unsigned emit_rex_bits(unsigned reg, const struct place *rm)
@@ -129,34 +150,49 @@ static inline unsigned emit_rex_bits(unsigned reg, const struct place *rm)
 	return rex;
 }
 
-static inline void emit_opcode_map(struct emitter *e, unsigned map)
+static inline uint8_t *put_opcode_map(uint8_t *p, unsigned map)
 {
 	if (map)
-		emit8(e, 0x0f);
+		*p++ = 0x0f;
 	if (map == 2)
-		emit8(e, 0x38);
+		*p++ = 0x38;
 	else if (map == 3)
-		emit8(e, 0x3a);
+		*p++ = 0x3a;
+	return p;
+}
+
+static inline void emit_opcode_map(struct emitter *e, unsigned map)
+{
+	if (emit_has_room(e))
+		e->p = put_opcode_map(e->p, map);
 }
 
 /* One instruction with a ModRM operand; an immediate follows by emit_bytes. */
+static inline void emit_form(struct emitter *e, const struct form *f, unsigned reg, const struct place *rm)
+{
+	unsigned rex = emit_rex_bits(reg, rm) | (f->w ? 8 : 0);
+	uint8_t *p = e->p;
+
+	if (!emit_has_room(e))
+		return;
+	if (f->lock)
+		*p++ = 0xf0;
+	if (f->prefix)
+		*p++ = f->prefix;
+	if (f->prefix2)
+		*p++ = f->prefix2;
+	if (rm->memory && rm->gs)
+		*p++ = 0x65;
+	if (rex || f->force_rex)
+		*p++ = 0x40 | rex;
+	p = put_opcode_map(p, f->map);
+	*p++ = f->opcode;
+	e->p = put_modrm(p, reg, rm);
+}
+
 static inline void emit_insn(struct emitter *e, struct form f, unsigned reg, struct place rm)
 {
-	unsigned rex = emit_rex_bits(reg, &rm) | (f.w ? 8 : 0);
-
-	if (f.lock)
-		emit8(e, 0xf0);
-	if (f.prefix)
-		emit8(e, f.prefix);
-	if (f.prefix2)
-		emit8(e, f.prefix2);
-	if (rm.memory && rm.gs)
-		emit8(e, 0x65);
-	if (rex || f.force_rex)
-		emit8(e, 0x40 | rex);
-	emit_opcode_map(e, f.map);
-	emit8(e, f.opcode);
-	emit_modrm(e, reg, &rm);
+	emit_form(e, &f, reg, &rm);
 }
 
 /* pp: 0 none, 1 66, 2 F3, 3 F2. */
@@ -164,14 +200,17 @@ static inline void emit_vex(struct emitter *e, unsigned map, unsigned pp, bool w
 			    uint8_t opcode, unsigned reg, struct place rm)
 {
 	unsigned rex = emit_rex_bits(reg, &rm);
+	uint8_t *p = e->p;
 
+	if (!emit_has_room(e))
+		return;
 	if (rm.memory && rm.gs)
-		emit8(e, 0x65);
-	emit8(e, 0xc4);
-	emit8(e, (~rex & 7) << 5 | map);
-	emit8(e, w << 7 | (~vvvv & 15) << 3 | l << 2 | pp);
-	emit8(e, opcode);
-	emit_modrm(e, reg, &rm);
+		*p++ = 0x65;
+	*p++ = 0xc4;
+	*p++ = (~rex & 7) << 5 | map;
+	*p++ = w << 7 | (~vvvv & 15) << 3 | l << 2 | pp;
+	*p++ = opcode;
+	e->p = put_modrm(p, reg, &rm);
 }
 
 static inline void emit_op(struct emitter *e, bool w, uint8_t opcode, unsigned reg, struct place rm)
@@ -211,11 +250,15 @@ static inline void emit_lea32(struct emitter *e, unsigned reg, struct place from
 /* mov reg, value in the shortest form */
 static inline void emit_mov_imm(struct emitter *e, unsigned reg, uint64_t value)
 {
+	uint8_t *p = e->p;
+
 	if (value <= UINT32_MAX) {
+		if (!emit_has_room(e))
+			return;
 		if (reg & 8)
-			emit8(e, 0x41);
-		emit8(e, 0xb8 | (reg & 7));
-		emit32(e, value);
+			*p++ = 0x41;
+		*p++ = 0xb8 | (reg & 7);
+		e->p = put32(p, value);
 	} else if ((int64_t)value == (int32_t)value) {
 		emit_op(e, true, 0xc7, 0, in_reg(reg));
 		emit32(e, value);
@@ -226,11 +269,29 @@ static inline void emit_mov_imm(struct emitter *e, unsigned reg, uint64_t value)
 	}
 }
 
+/* An opcode of one or two bytes (0F first) and the 32 bits behind it. */
+static inline void emit_with32(struct emitter *e, unsigned opcode, uint32_t value)
+{
+	uint8_t *p = e->p;
+
+	if (!emit_has_room(e))
+		return;
+	if (opcode > 0xff)
+		*p++ = opcode >> 8;
+	*p++ = opcode;
+	e->p = put32(p, value);
+}
+
+/* What the 32 bits are for a target at an executable address, where the whole branch takes `length` bytes. */
+static inline uint32_t relative_to(const struct emitter *e, const void *target, unsigned length)
+{
+	return (const uint8_t *)target - (emit_exec(e) + length);
+}
+
 /* target: an executable address */
 static inline void emit_jmp(struct emitter *e, const void *target)
 {
-	emit8(e, 0xe9);
-	emit32(e, (const uint8_t *)target - (emit_exec(e) + 4));
+	emit_with32(e, 0xe9, relative_to(e, target, 5));
 }
 
 static inline void emit_jmp_reg(struct emitter *e, unsigned reg)
@@ -240,34 +301,24 @@ static inline void emit_jmp_reg(struct emitter *e, unsigned reg)
 
 static inline void emit_call(struct emitter *e, const void *target)
 {
-	emit8(e, 0xe8);
-	emit32(e, (const uint8_t *)target - (emit_exec(e) + 4));
+	emit_with32(e, 0xe8, relative_to(e, target, 5));
 }
 
 static inline void emit_jcc(struct emitter *e, unsigned condition, const void *target)
 {
-	emit8(e, 0x0f);
-	emit8(e, 0x80 | condition);
-	emit32(e, (const uint8_t *)target - (emit_exec(e) + 4));
+	emit_with32(e, 0x0f80 | condition, relative_to(e, target, 6));
 }
 
 /* A jcc or jmp whose rel32 is filled in later: returns where. condition 16: jmp. */
 static inline uint8_t *emit_branch_later(struct emitter *e, unsigned condition)
 {
-	if (condition == 16) {
-		emit8(e, 0xe9);
-	} else {
-		emit8(e, 0x0f);
-		emit8(e, 0x80 | condition);
-	}
-	emit32(e, 0);
+	emit_with32(e, condition == 16 ? 0xe9 : 0x0f80 | condition, 0);
 	return e->p - 4;
 }
 
 static inline uint8_t *emit_call_later(struct emitter *e)
 {
-	emit8(e, 0xe8);
-	emit32(e, 0);
+	emit_with32(e, 0xe8, 0);
 	return e->p - 4;
 }
 

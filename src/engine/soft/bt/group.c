@@ -132,9 +132,8 @@ static void note_native_writes(struct planner *p, const struct insn *insn, const
 		changed(p, written_number(insn, insn->rm, shape->rm_is_byte));
 	if (shape->vvvv_use & USE_WRITE)
 		changed(p, insn->vex_vvvv & 15);
-	for (unsigned reg = 0; reg < 16; reg++)
-		if (shape->implicit >> reg & 1)
-			changed(p, reg);
+	for (unsigned implicit = shape->implicit; implicit; implicit &= implicit - 1)
+		changed(p, (unsigned)__builtin_ctz(implicit));
 }
 
 static void plan_insn(struct planner *p, unsigned i)

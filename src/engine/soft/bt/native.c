@@ -545,7 +545,7 @@ static bool is_byte_operation(const struct insn *insn)
 		insn->opcode == 0xf6 || insn->opcode == 0xfe);
 }
 
-static void emit_operation(struct translation *t, const struct insn *insn, unsigned reg, struct place rm,
+static void emit_operation(struct translation *t, const struct insn *insn, unsigned reg, const struct place *rm,
 			   unsigned vvvv, bool force_rex)
 {
 	struct emitter *e = t->e;
@@ -553,7 +553,7 @@ static void emit_operation(struct translation *t, const struct insn *insn, unsig
 			  .force_rex = force_rex };
 
 	if (insn->prefixes & PREFIX_VEX) {
-		emit_vex(e, insn->map, insn->vex_pp, insn->rex & 8, insn->vex_l, vvvv, insn->opcode, reg, rm);
+		emit_vex(e, insn->map, insn->vex_pp, insn->rex & 8, insn->vex_l, vvvv, insn->opcode, reg, *rm);
 	} else {
 		f.w = insn->rex & 8;
 		if (has_integer_size(insn)) {
@@ -570,7 +570,7 @@ static void emit_operation(struct translation *t, const struct insn *insn, unsig
 			else
 				f.prefix = repeat;
 		}
-		emit_insn(e, f, reg, rm);
+		emit_form(e, &f, reg, rm);
 	}
 	emit_bytes(e, insn->imm, insn->imm_size);
 }
@@ -697,7 +697,7 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 	if (shape->may_fault)
 		note_site(t, &r);
 	if (insn->has_modrm)
-		emit_operation(t, insn, reg, rm, vvvv, force_rex);
+		emit_operation(t, insn, reg, &rm, vvvv, force_rex);
 	else
 		emit_plain(t, insn);
 	if (shape->flags_written)

@@ -16,7 +16,7 @@ static inline void rep_movsb(uint8_t *to, const uint8_t *from, size_t size)
 	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
 }
 
-NO_LOOP_PATTERNS void *memcpy(void *to, const void *from, size_t size)
+NO_LOOP_PATTERNS void *(memcpy)(void *to, const void *from, size_t size)
 {
 	uint8_t *t = to;
 	const uint8_t *f = from;
@@ -68,7 +68,7 @@ NO_LOOP_PATTERNS void *memmove(void *to, const void *from, size_t size)
 	return to;
 }
 
-NO_LOOP_PATTERNS void *memset(void *to, int value, size_t size)
+NO_LOOP_PATTERNS void *(memset)(void *to, int value, size_t size)
 {
 	uint8_t *t = to;
 
