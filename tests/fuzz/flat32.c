@@ -149,6 +149,14 @@ static void put_singles(void)
 
 static void put_stack32(void)
 {
+	if (pick(3) == 0) { /* flags over other arithmetic, sometimes with DF */
+		put(0x9c);
+		put_plain32(true);
+		if (pick(8) == 0)
+			put(0xfd);
+		put(0x9d);
+		return;
+	}
 	put(0x50 | pick_register32(true));
 	put_plain32(true);
 	put(0x58 | pick_register32(true));

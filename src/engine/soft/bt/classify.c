@@ -611,6 +611,16 @@ static bool has_inline_string(const struct cpu *cpu, const struct insn *insn, ui
 	       !(cpu->tune_off & ENGINE_TUNE_STRINGS);
 }
 
+/* PUSHF and POPF of the stack pointer's own width, in 32-bit and 64-bit code. */
+static bool has_inline_flags(const struct insn *insn, uint32_t key)
+{
+	const uint32_t flat32 = MODE_FLAT | MODE_CODE32 | MODE_STACK32;
+
+	if (key & (KEY_CAREFUL | MODE_ALIGN))
+		return false;
+	return key & MODE_CODE64 ? insn->operand_size == 8 : (key & flat32) == flat32 && insn->operand_size == 4;
+}
+
 /* The inline form of a C function where the mode key allows it. */
 static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key)
 {
@@ -637,8 +647,19 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 			return !(key & MODE_NONROOT) && insn->reg <= 4 && insn->reg != 1 ? BT_MOV_FROM_CR : insn->op;
 		}
 	}
-	if (insn->op == C(movs) || insn->op == C(stos))
+	switch (insn->op) {
+	case C(lods):
+		if (insn->prefixes & (PREFIX_REP | PREFIX_REPNE))
+			return insn->op;
+		/* fall through */
+	case C(movs):
+	case C(stos):
 		return has_inline_string(cpu, insn, key) ? BT_STRING : insn->op;
+	case C(pushf):
+		return has_inline_flags(insn, key) ? BT_PUSHF : insn->op;
+	case C(popf):
+		return has_inline_flags(insn, key) ? BT_POPF : insn->op;
+	}
 	if (!(key & MODE_CODE64))
 		return insn->op;
 	switch (insn->op) {
@@ -656,8 +677,6 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 	case C(wrfsbase):
 	case C(wrgsbase):
 		return key & MODE_FSGSBASE ? BT_WRITE_BASE : insn->op;
-	case C(pushf):
-		return insn->operand_size == 8 ? BT_PUSHF : insn->op;
 	case C(mov_from_segment):
 		return !insn->is_memory && insn->reg <= SEG_GS ? BT_MOV_FROM_SEGMENT : insn->op;
 	}

@@ -17,7 +17,8 @@ enum bt_op {
 	BT_BIT_STRING, /* BT, BTS, BTR, BTC with memory and a register index */
 	BT_FLAG_DF,   /* CLD, STD */
 	BT_CLI, BT_STI, BT_STAC, BT_CLAC, BT_SWAPGS, BT_RDTSC, BT_RDTSCP, BT_PUSHF, BT_MOV_FROM_SEGMENT, /* inline_ops.c */
-	BT_STRING,    /* MOVS, STOS: string_forms.c */
+	BT_POPF,      /* stack_forms.c */
+	BT_STRING,    /* MOVS, STOS, single LODS: string_forms.c */
 	BT_SYSCALL, BT_SYSRET, /* system_calls.c */
 	BT_MOV_FROM_CR, BT_READ_BASE, BT_WRITE_BASE, /* inline_ops.c */
 	BT_FPU_UNAVAILABLE, /* #NM or #UD */

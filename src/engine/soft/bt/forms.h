@@ -55,6 +55,7 @@ void emit_rm_to_scratch(struct translation *t, const struct insn *insn, unsigned
 void emit_push_scratch(struct translation *t, unsigned size);
 void emit_push_return(struct translation *t, unsigned size);
 void emit_leave(struct translation *t, const struct insn *insn);
+void emit_popf(struct translation *t, const struct insn *insn);
 /* RET, with its exit. */
 void emit_ret(struct translation *t, const struct insn *insn);
 
@@ -65,7 +66,7 @@ void emit_bswap(struct translation *t, const struct insn *insn);
 void emit_xlat(struct translation *t, const struct insn *insn);
 void emit_bit_string(struct translation *t, const struct insn *insn);
 
-/* ---- string_forms.c: MOVS and STOS, of 32-bit or 64-bit addresses in segments without a base ---- */
+/* ---- string_forms.c: MOVS, STOS and single LODS, of 32-bit or 64-bit addresses in segments without a base ---- */
 void emit_string(struct translation *t, const struct insn *insn);
 
 /* ---- system_calls.c ---- */

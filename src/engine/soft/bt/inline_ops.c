@@ -25,6 +25,7 @@ static bool has_simple_form(const struct insn *insn)
 	switch (insn->op) {
 	case BT_UNDEFINED:
 	case BT_STRING:
+	case BT_POPF:
 	case BT_SYSCALL:
 	case BT_SYSRET:
 	case BT_WRITE_BASE:
@@ -102,7 +103,7 @@ void emit_rdtsc(struct translation *t, bool with_aux)
 		emit_load32(e, H_RCX, in_cpu(CPU_FIELD(msr.tsc_aux)));
 }
 
-/* PUSHFQ: the image into scratch[0]; the caller pushes it. */
+/* PUSHF: the image into scratch[0]; the caller pushes it. */
 void emit_flags_image(struct translation *t)
 {
 	struct emitter *e = t->e;

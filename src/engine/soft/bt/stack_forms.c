@@ -128,6 +128,37 @@ void emit_leave(struct translation *t, const struct insn *insn)
 	emit_op(t->e, size == 8, 0x8b, H_RBP, from);
 }
 
+/* POPF inline where only arithmetic flags change; else C does it and ends the block, for an interrupt may get in. */
+void emit_popf(struct translation *t, const struct insn *insn)
+{
+	struct emitter *e = t->e;
+	struct slow_ways slow = { .count = 0 };
+	struct place from;
+
+	flags_to_cpu(t);
+	from = emit_stack_access(t, 0, insn->operand_size, USE_READ);
+	emit_op(e, false, 0x8b, H_R11, from);
+	t->r10_slot = NO_GROUP;
+	emit_op(e, false, 0x8b, H_R10, in_reg(H_R11));
+	emit_op(e, false, 0x33, H_R10, in_cpu(CPU_FIELD(rflags_system))); /* xor */
+	emit_op(e, false, 0xf7, 0, in_reg(H_R10)); /* test */
+	emit32(e, FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID);
+	emit_slow_if(t, &slow, CC_NE);
+	emit_op(e, false, 0x8b, H_R10, in_reg(H_R11));
+	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and */
+	emit32(e, FLAGS_ARITHMETIC & 0xff);
+	emit_op(e, false, 0x83, 1, in_reg(H_R10)); /* or */
+	emit8(e, 2);
+	emit_insn(e, (struct form){ .opcode = 0x88 }, H_R10, in_cpu(CPU_FIELD(cc_low)));
+	emit_op(e, false, 0xc1, 5, in_reg(H_R11)); /* shr */
+	emit8(e, 11);
+	emit_op(e, false, 0x83, 4, in_reg(H_R11)); /* and */
+	emit8(e, 1);
+	emit_insn(e, (struct form){ .opcode = 0x88 }, H_R11, in_cpu(CPU_FIELD(cc_of)));
+	emit_rsp_add(t, insn->operand_size);
+	emit_slow_ways(t, insn, &slow, op_popf, NULL);
+}
+
 /* Pushes the return address, which is in r11 then; the caller has put what it needs into scratch[0]. */
 void emit_push_return(struct translation *t, unsigned size)
 {

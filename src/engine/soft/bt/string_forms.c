@@ -1,7 +1,7 @@
 /*
- * MOVS and STOS without the way through C, where what they touch lies in one page at either end and the TLB knows the
- * pages. Repeated, forward and up to a page only, the host's own instruction does it, between the host addresses; a
- * single one is a load and a store. Everything else is string.c's, called from code that stands apart.
+ * MOVS, STOS and LODS without the way through C, where what they touch lies in one page at either end and the TLB knows
+ * the pages. Repeated MOVS and STOS, forward and up to a page only, are the host's own, between the host addresses; a
+ * single one is a load, a store, or both. Everything else is string.c's, called from code that stands apart.
  *
  *	cmp  rcx, 4096 / size		; so that the sum below cannot wrap
  *	ja   slow
@@ -150,6 +150,17 @@ static void emit_step(struct translation *t, const struct string_form *form, uns
 	emit_op(t->e, form->wide, 0x2b, reg, in_reg(H_R11)); /* sub */
 }
 
+/* LODS writes as much of RAX as a MOV of its size. */
+static void emit_single_load(struct translation *t, struct string_form *form)
+{
+	emit_range_lookup(t, form, H_RSI, TLB_READ(MODE_CLASS(t->key)));
+	emit_insn(t->e,
+		  (struct form){ .prefix = form->shift == 1 ? 0x66 : 0, .opcode = form->shift ? 0x8b : 0x8a, .w = form->shift == 3 },
+		  H_RAX, at_indexed(H_RSI, H_R10, 0, 0));
+	emit_way_back(t, form);
+	emit_step(t, form, H_RSI);
+}
+
 static void emit_single(struct translation *t, struct string_form *form, bool moves)
 {
 	enum tlb_class class = MODE_CLASS(t->key);
@@ -174,19 +185,21 @@ static void emit_single(struct translation *t, struct string_form *form, bool mo
 
 void emit_string(struct translation *t, const struct insn *insn)
 {
-	bool moves = insn->opcode == 0xa4 || insn->opcode == 0xa5;
+	bool moves = insn->opcode == 0xa4 || insn->opcode == 0xa5, loads = insn->opcode == 0xac || insn->opcode == 0xad;
 	unsigned size = insn->opcode & 1 ? insn->operand_size : 1;
 	struct string_form form = { .repeat = insn->prefixes & (PREFIX_REP | PREFIX_REPNE),
 				    .wide = insn->address_size == 8,
 				    .shift = __builtin_ctz(size) };
-	op_function *op = moves ? op_movs : op_stos;
+	op_function *op = moves ? op_movs : loads ? op_lods : op_stos;
 
 	if (t->careful) {
 		emit_op_call(t, insn, op, false);
 		return;
 	}
 	flags_to_cpu(t);
-	if (form.repeat)
+	if (loads)
+		emit_single_load(t, &form);
+	else if (form.repeat)
 		emit_repeated(t, insn, &form, moves);
 	else
 		emit_single(t, &form, moves);

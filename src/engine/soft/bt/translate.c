@@ -328,7 +328,10 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 		break;
 	case BT_PUSHF:
 		emit_flags_image(t);
-		emit_push_scratch(t, 8);
+		emit_push_scratch(t, insn->operand_size);
+		break;
+	case BT_POPF:
+		emit_popf(t, insn);
 		break;
 	case BT_STRING:
 		emit_string(t, insn);
