@@ -1,6 +1,6 @@
 /*
  * Random drivers of virtio devices: registers through all of their ways (modern, legacy, the window in
- * configuration space), queues set up more or less well, descriptors and rings of more or less sense,
+ * configuration space), split and packed queues set up more or less well, descriptors and rings of more or less sense,
  * requests that the devices know. Build with the sanitizers, which find what is wrong; the program itself
  * checks that a good driver is served after it. Arguments: steps (default 200000), seed (default 1). The same
  * arguments give the same run.
@@ -19,8 +19,10 @@
 static struct machine *machine;
 static struct virtio_driver driver[DEVICES];
 static struct queue_driver queue[DEVICES][4];
+static struct packed_driver packed_queue[DEVICES][4];
+static bool packed[DEVICES]; /* which of them is used */
 static unsigned devices;
-static uint64_t answers;
+static uint64_t answers, packed_answers;
 static char folder[] = "/tmp/nestor-fuzz-virtio-XXXXXX";
 
 static uint64_t some_value(void)
@@ -72,11 +74,17 @@ static void start_device(unsigned d)
 	features = virtio_features(v);
 	if (below(4) == 0)
 		features &= any() | FEATURE_VERSION_1;
+	if (below(2))
+		features &= ~FEATURE_PACKED;
 	pci_write(machine, v->slot, 4, 2, 7);
-	virtio_negotiate(v, features);
+	packed[d] = virtio_negotiate(v, features) && features & FEATURE_PACKED;
 	for (unsigned i = 0; i < 4 && i < count; i++) {
 		set_common(v, 0x16, 2, i);
-		virtio_queue(v, &queue[d][i], i, common(v, 0x18, 2), queue_area(d, i));
+		if (packed[d])
+			virtio_packed_queue(v, &packed_queue[d][i], i,
+			                    below(2) ? common(v, 0x18, 2) : 1 + (unsigned)below(common(v, 0x18, 2)), queue_area(d, i));
+		else
+			virtio_queue(v, &queue[d][i], i, common(v, 0x18, 2), queue_area(d, i));
 	}
 	virtio_start(v);
 }
@@ -88,6 +96,7 @@ static void start_legacy(unsigned d)
 
 	if (!v->legacy)
 		return;
+	packed[d] = false;
 	out(machine, v->legacy + 18, 1, 0);
 	out(machine, v->legacy + 18, 1, 3);
 	out(machine, v->legacy + 4, 4, (uint32_t)(below(2) ? any() : in(machine, v->legacy, 4)));
@@ -198,24 +207,88 @@ static void add_chain(struct queue_driver *q)
 		queue_publish(q);
 }
 
-static void use_queue(unsigned d)
+/* The same in a packed queue: the first descriptor last, mostly, and on the right lap. */
+static void add_packed_chain(struct packed_driver *q)
 {
-	unsigned index = (unsigned)below(4);
+	unsigned readable = (unsigned)below(4), count = readable + (unsigned)below(4), first = q->next_available;
+	bool indirect = below(4) == 0;
+	uint64_t table = DATA + below(DATA_SIZE / 16) * 16;
+	uint16_t id = q->next_id++ % 1024, first_flags = 0;
+
+	count = count ? count : 1;
+	if (packed_outstanding(q) + (indirect ? 1 : count) > q->size && below(64))
+		return; /* else it writes over what the device still has */
+	for (unsigned i = 0; i < count; i++) {
+		uint16_t flags = (uint16_t)((i >= readable ? DESC_WRITE : 0) | (i + 1 < count && !indirect ? DESC_NEXT : 0));
+		uint64_t gpa = some_gpa();
+		uint32_t size = some_size();
+
+		if (i == 0 && readable) {
+			fill_data(gpa = DATA + below(DATA_SIZE));
+			size = below(4) ? 16 + 48 * (uint32_t)below(2) : size;
+		}
+		flags = (uint16_t)(below(64) ? flags : any());
+		if (indirect) {
+			write_desc(machine, table, i, gpa, size, (uint16_t)any(), flags);
+			continue;
+		}
+		flags |= packed_lap(q);
+		first_flags = i ? first_flags : flags;
+		packed_write(q, q->next_available, gpa, size, id, i ? flags : 0);
+		packed_move(q, &q->next_available, &q->available_counter, 1);
+	}
+	if (indirect) {
+		first_flags = (uint16_t)(packed_lap(q) | DESC_INDIRECT | (below(32) ? 0 : any()));
+		packed_write(q, first, table, 16 * (count + (uint32_t)below(2)), id, 0);
+		packed_move(q, &q->next_available, &q->available_counter, 1);
+	}
+	q->slots[id] = (uint16_t)(indirect ? 1 : count);
+	put16(machine, q->ring + 16 * first + 14, (uint16_t)(below(64) ? first_flags : any()));
+}
+
+static bool use_packed_queue(unsigned d, unsigned index)
+{
+	struct packed_driver *q = &packed_queue[d][index];
+	uint32_t size;
+	uint16_t id;
+
+	if (!q->size)
+		return false;
+	for (unsigned i = 0; i < 1 + below(4); i++)
+		add_packed_chain(q);
+	if (below(4) == 0)
+		packed_set_event(q, (uint16_t)(below(2) ? any() : q->next_used | (uint16_t)(q->used_counter << 15)), (uint16_t)below(4));
+	for (unsigned i = 0; i < 16 && packed_take(q, &id, &size); i++)
+		packed_answers++;
+	return true;
+}
+
+static bool use_split_queue(unsigned d, unsigned index)
+{
 	struct queue_driver *q = &queue[d][index];
 
 	if (!q->size)
-		return;
+		return false;
 	for (unsigned i = 0; i < 1 + below(4); i++)
 		add_chain(q);
 	queue_publish(q);
 	if (below(4) == 0)
 		queue_set_used_event(q, (uint16_t)any());
+	answers += (uint16_t)(queue_used_index(q) - q->used_index);
+	q->used_index = queue_used_index(q);
+	return true;
+}
+
+static void use_queue(unsigned d)
+{
+	unsigned index = (unsigned)below(4);
+
+	if (!(packed[d] ? use_packed_queue(d, index) : use_split_queue(d, index)))
+		return;
 	if (below(3) && driver[d].legacy)
 		out(machine, driver[d].legacy + 16, 2, index);
 	else
 		virtio_kick(&driver[d], below(32) ? index : (unsigned)some_value() & 0xff);
-	answers += (uint16_t)(queue_used_index(q) - q->used_index);
-	q->used_index = queue_used_index(q);
 }
 
 /* ---- registers ---- */
@@ -287,8 +360,8 @@ static void step(void)
 		break;
 	default:
 		use_queue(d);
-		/* Most of what a random driver does breaks its device sooner or later. */
-		if (common(&driver[d], 0x14, 1) & 0x40 && below(4) == 0)
+		/* Most of what a random driver does breaks its device sooner or later, or leaves a packed ring out of step. */
+		if ((common(&driver[d], 0x14, 1) & 0x40 && below(4) == 0) || (packed[d] && below(32) == 0))
 			start_device(d);
 		break;
 	}
@@ -297,22 +370,32 @@ static void step(void)
 
 static void check_usable(void)
 {
+	uint32_t size;
+	uint16_t id;
+
 	machine_lock(machine);
 	machine_reset_devices(machine);
 	machine_unlock(machine);
 	find_devices();
 	for (unsigned d = 0; d < devices; d++) {
-		if (!virtio_negotiate(&driver[d], FEATURE_VERSION_1)) {
+		packed[d] = below(2);
+		if (!virtio_negotiate(&driver[d], FEATURE_VERSION_1 | (packed[d] ? FEATURE_PACKED : 0))) {
 			fprintf(stderr, "device %u takes no features after a reset\n", d);
 			abort();
 		}
-		virtio_queue(&driver[d], &queue[d][0], 0, 8, queue_area(d, 0));
+		if (packed[d])
+			virtio_packed_queue(&driver[d], &packed_queue[d][0], 0, 8, queue_area(d, 0));
+		else
+			virtio_queue(&driver[d], &queue[d][0], 0, 8, queue_area(d, 0));
 		virtio_start(&driver[d]);
 	}
 	/* The third is the entropy device, which answers anything. */
-	queue_add(&queue[2][0], (struct buffer[]){{DATA, 8, true}}, 1);
+	if (packed[2])
+		packed_add(&packed_queue[2][0], (struct buffer[]){{DATA, 8, true}}, 1);
+	else
+		queue_add(&queue[2][0], (struct buffer[]){{DATA, 8, true}}, 1);
 	virtio_kick(&driver[2], 0);
-	if (queue_used_index(&queue[2][0]) != 1) {
+	if (packed[2] ? !packed_take(&packed_queue[2][0], &id, &size) : queue_used_index(&queue[2][0]) != 1) {
 		fprintf(stderr, "a good driver is not served any more\n");
 		abort();
 	}
@@ -350,7 +433,8 @@ int main(int argc, char **argv)
 	}
 	check_usable();
 	machine_destroy(machine);
-	printf("%llu steps, %llu answers\n", (unsigned long long)steps, (unsigned long long)answers);
+	printf("%llu steps, %llu answers in split and %llu in packed queues\n", (unsigned long long)steps,
+	       (unsigned long long)answers, (unsigned long long)packed_answers);
 	snprintf(command, sizeof(command), "chmod -R u+rwx %s; rm -rf %s", folder, folder);
 	return system(command) != 0;
 }

@@ -73,6 +73,7 @@ static void features_must_be_those_offered(void **state)
 	assert_true(offered & FEATURE_VERSION_1);
 	assert_true(offered & FEATURE_INDIRECT);
 	assert_true(offered & FEATURE_EVENT_IDX);
+	assert_true(offered & FEATURE_PACKED);
 	set_common(&driver, 0, 4, 2);
 	assert_int_equal(common(&driver, 4, 4), 0);
 	assert_true(virtio_negotiate(&driver, offered));
@@ -100,6 +101,13 @@ static void queue_registers(void **state)
 		set_common(&driver, 0x18, 2, size);
 		assert_int_equal(common(&driver, 0x18, 2),
 		                 size == 1 || size == 2 || size == 4 || size == 8 ? size : 8);
+	}
+	assert_true(virtio_negotiate(&driver, FEATURE_VERSION_1 | FEATURE_PACKED));
+	set_common(&driver, 0x16, 2, 0);
+	for (unsigned size = 0; size < 40; size++) {
+		set_common(&driver, 0x18, 2, 8);
+		set_common(&driver, 0x18, 2, size);
+		assert_int_equal(common(&driver, 0x18, 2), size && size <= 8 ? size : 8);
 	}
 	set_common(&driver, 0x20, 4, 0x12345000);
 	set_common(&driver, 0x24, 4, 0x89);

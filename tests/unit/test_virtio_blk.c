@@ -45,7 +45,7 @@ static void start(bool read_only, unsigned cpus)
 	                                      .boot_index = -1};
 	machine = fixture_create_from(&config);
 	assert_true(virtio_find(&driver, machine, 0x1001));
-	assert_true(virtio_negotiate(&driver, virtio_features(&driver)));
+	assert_true(virtio_negotiate(&driver, virtio_split_features(&driver)));
 	virtio_queue(&driver, &queue, 0, 64, RINGS);
 	virtio_start(&driver);
 }
@@ -271,7 +271,7 @@ static void a_queue_for_each_cpu(void **state)
 	start(false, 3);
 	assert_int_equal(common(&driver, 0x12, 2), 3);
 	assert_int_equal(load(machine, driver.config + 34, 2), 3);
-	assert_true(virtio_negotiate(&driver, virtio_features(&driver)));
+	assert_true(virtio_negotiate(&driver, virtio_split_features(&driver)));
 	virtio_queue(&driver, &queue, 0, 64, RINGS);
 	virtio_queue(&driver, &last, 2, 256, RINGS + 0x10000);
 	virtio_start(&driver);

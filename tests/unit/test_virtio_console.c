@@ -32,7 +32,7 @@ static void start(const char *kind)
 	config.clock = ENGINE_CLOCK_REAL;
 	machine = fixture_create_from(&config);
 	assert_true(virtio_find(&driver, machine, 0x1003));
-	assert_true(virtio_negotiate(&driver, virtio_features(&driver)));
+	assert_true(virtio_negotiate(&driver, virtio_split_features(&driver)));
 	virtio_queue(&driver, &receive, 0, 64, RINGS);
 	virtio_queue(&driver, &transmit, 1, 64, RINGS + 0x10000);
 	virtio_start(&driver);

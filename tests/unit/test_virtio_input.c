@@ -42,7 +42,7 @@ static int teardown(void **state)
 /* Starts a device with `buffers` buffers of 8 bytes for events. */
 static void start(struct virtio_driver *v, unsigned buffers)
 {
-	assert_true(virtio_negotiate(v, virtio_features(v)));
+	assert_true(virtio_negotiate(v, virtio_split_features(v)));
 	virtio_queue(v, &events, 0, 64, RINGS);
 	virtio_queue(v, &status, 1, 16, RINGS + 0x10000);
 	virtio_start(v);

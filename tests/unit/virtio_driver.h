@@ -7,7 +7,7 @@
 #define NESTOR_TESTS_VIRTIO_DRIVER_H
 
 #include "machine_fixture.h"
-#include "queue_driver.h"
+#include "packed_driver.h"
 
 #define FEATURE_INDIRECT  (UINT64_C(1) << 28)
 #define FEATURE_EVENT_IDX (UINT64_C(1) << 29)
@@ -115,6 +115,12 @@ static inline uint64_t virtio_features(struct virtio_driver *v)
 	return low | (uint64_t)common(v, 4, 4) << 32;
 }
 
+/* What a driver that knows split queues only takes of them. */
+static inline uint64_t virtio_split_features(struct virtio_driver *v)
+{
+	return virtio_features(v) & ~FEATURE_PACKED;
+}
+
 /* Reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK. Returns whether the device took them. */
 static inline bool virtio_negotiate(struct virtio_driver *v, uint64_t features)
 {
@@ -130,20 +136,34 @@ static inline bool virtio_negotiate(struct virtio_driver *v, uint64_t features)
 	return common(v, 0x14, 1) == 11;
 }
 
+static inline void virtio_enable_queue(struct virtio_driver *v, unsigned index, unsigned size, uint64_t desc,
+                                       uint64_t driver_area, uint64_t device_area)
+{
+	set_common(v, 0x16, 2, index);
+	set_common(v, 0x18, 2, size);
+	assert(common(v, 0x18, 2) == size);
+	for (unsigned i = 0; i < 2; i++) {
+		set_common(v, 0x20 + 4 * i, 4, (uint32_t)(desc >> (32 * i)));
+		set_common(v, 0x28 + 4 * i, 4, (uint32_t)(driver_area >> (32 * i)));
+		set_common(v, 0x30 + 4 * i, 4, (uint32_t)(device_area >> (32 * i)));
+	}
+	set_common(v, 0x1c, 2, 1);
+}
+
 /* Sets up queue `index` with `size` entries at gpa. */
 static inline void virtio_queue(struct virtio_driver *v, struct queue_driver *q, unsigned index,
                                 unsigned size, uint64_t gpa)
 {
 	queue_driver_init(q, v->machine, size, gpa);
-	set_common(v, 0x16, 2, index);
-	set_common(v, 0x18, 2, size);
-	assert(common(v, 0x18, 2) == size);
-	for (unsigned i = 0; i < 2; i++) {
-		set_common(v, 0x20 + 4 * i, 4, (uint32_t)(q->desc >> (32 * i)));
-		set_common(v, 0x28 + 4 * i, 4, (uint32_t)(q->avail >> (32 * i)));
-		set_common(v, 0x30 + 4 * i, 4, (uint32_t)(q->used >> (32 * i)));
-	}
-	set_common(v, 0x1c, 2, 1);
+	virtio_enable_queue(v, index, size, q->desc, q->avail, q->used);
+}
+
+/* The same where packed queues were negotiated. */
+static inline void virtio_packed_queue(struct virtio_driver *v, struct packed_driver *q, unsigned index,
+                                       unsigned size, uint64_t gpa)
+{
+	packed_init(q, v->machine, size, gpa);
+	virtio_enable_queue(v, index, size, q->ring, q->driver_event, q->device_event);
 }
 
 static inline void virtio_start(struct virtio_driver *v)

@@ -34,6 +34,8 @@ uint64_t virtio_offered(const struct virtio_device *virtio, bool legacy)
 
 	if (legacy)
 		return (features | VIRTIO_F_ANY_LAYOUT) & UINT32_MAX;
+	if (!(virtio->machine->config.tune_off & ENGINE_TUNE_PACKED_RINGS))
+		features |= VIRTIO_F_RING_PACKED;
 	return features | VIRTIO_F_VERSION_1;
 }
 

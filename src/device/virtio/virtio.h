@@ -25,11 +25,12 @@
 #define VIRTIO_ID_9P      9
 #define VIRTIO_ID_INPUT   18
 
-/* Feature bits of all devices; the first three are virtio.c's to offer. */
+/* Feature bits of all devices; all are virtio.c's to offer. */
 #define VIRTIO_F_INDIRECT_DESC (UINT64_C(1) << 28)
 #define VIRTIO_F_EVENT_IDX     (UINT64_C(1) << 29)
 #define VIRTIO_F_VERSION_1     (UINT64_C(1) << 32)
 #define VIRTIO_F_ANY_LAYOUT    (UINT64_C(1) << 27)
+#define VIRTIO_F_RING_PACKED   (UINT64_C(1) << 34)
 
 /* Device status ("Device Status Field"). */
 #define VIRTIO_STATUS_ACKNOWLEDGE 0x01

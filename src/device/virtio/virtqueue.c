@@ -4,127 +4,52 @@
 #include <string.h>
 
 #include "device/virtio/virtio.h"
+#include "device/virtio/virtqueue_format.h"
 #include "machine/dma.h"
 #include "machine/machine.h"
 
-#define DESCRIPTOR_SIZE     16
-#define DESCRIPTOR_NEXT     1
-#define DESCRIPTOR_WRITE    2
-#define DESCRIPTOR_INDIRECT 4
-
-/* Both rings: flags, index, ring … ; then what the event index feature adds. */
-#define RING_FLAGS             0
-#define RING_INDEX             2
-#define RING_ENTRIES           4
-#define AVAILABLE_ENTRY        2
-#define USED_ENTRY             8
-#define AVAILABLE_NO_INTERRUPT 1
-#define USED_NO_NOTIFY         1
-
-struct descriptor {
-	uint64_t gpa;
-	uint32_t size;
-	uint16_t flags, next;
-};
-
-_Static_assert(sizeof(struct descriptor) == DESCRIPTOR_SIZE,
-               "Split Virtqueues, The Virtqueue Descriptor Table");
-
-/* What a chain is put together from; its memory is looked up as it grows. */
-struct pieces {
-	struct iovec iov[VIRTQUEUE_SIZE_MAX];
-	uint64_t gpa[VIRTQUEUE_SIZE_MAX];
-	unsigned count, readable;
-	uint64_t size, readable_size;
-};
-
 /* ---- the rings ---- */
 
-static uint16_t load16(const uint8_t *at)
-{
-	return __atomic_load_n((const uint16_t *)at, __ATOMIC_ACQUIRE);
-}
-
-static void store16(uint8_t *at, uint16_t value)
-{
-	__atomic_store_n((uint16_t *)at, value, __ATOMIC_RELEASE);
-}
-
-static void fail(struct virtqueue *queue, const char *why)
+void virtqueue_fail(struct virtqueue *queue, const char *why)
 {
 	queue->broken = true;
 	virtio_fail(queue->virtio, why);
 }
 
-static size_t available_size(const struct virtqueue *queue)
-{
-	return RING_ENTRIES + AVAILABLE_ENTRY * (size_t)queue->size + 2;
-}
-
-static size_t used_size(const struct virtqueue *queue)
-{
-	return RING_ENTRIES + USED_ENTRY * (size_t)queue->size + 2;
-}
-
-/* Where the driver reads what notifications the device wants (avail_event). */
-static uint8_t *available_event(const struct virtqueue *queue)
-{
-	return queue->used + used_size(queue) - 2;
-}
-
 static bool find_rings(struct virtqueue *queue)
 {
-	struct machine *machine = queue->virtio->machine;
+	/* A legacy driver has no such feature, whatever it has written where modern ones negotiate. */
+	bool packed = virtio_has(queue->virtio, VIRTIO_F_RING_PACKED) && !queue->virtio->legacy;
+	const struct virtqueue_format *format = packed ? &virtqueue_packed : &virtqueue_split;
+	const char *why = format->find(queue);
 
-	if (queue->descriptor_gpa % 16 || queue->available_gpa % 2 || queue->used_gpa % 4) {
-		fail(queue, "a ring's address is not aligned");
-		return false;
-	}
-	queue->descriptor = dma_host(machine, queue->descriptor_gpa, DESCRIPTOR_SIZE * (size_t)queue->size);
-	queue->available = dma_host(machine, queue->available_gpa, available_size(queue));
-	queue->used = dma_host(machine, queue->used_gpa, used_size(queue));
-	if (!queue->descriptor || !queue->available || !queue->used) {
-		queue->used = NULL;
-		fail(queue, "a ring is not in memory");
-		return false;
-	}
-	return true;
+	if (why)
+		virtqueue_fail(queue, why);
+	else
+		queue->format = format;
+	return !why;
 }
 
 static bool is_usable(struct virtqueue *queue)
 {
 	if (!queue->enabled || queue->broken || !virtio_running(queue->virtio))
 		return false;
-	return queue->used || find_rings(queue);
-}
-
-/* How many chains wait. An index that moved by more than the ring holds breaks the queue. */
-static unsigned waiting(struct virtqueue *queue)
-{
-	uint16_t count = (uint16_t)(load16(queue->available + RING_INDEX) - queue->next_available);
-
-	if (count > queue->size) {
-		fail(queue, "the available index jumped");
-		return 0;
-	}
-	return count;
+	return queue->format || find_rings(queue);
 }
 
 /*
- * As waiting(); where there is none, asks for a notification of the next one first ("Available Buffer
- * Notification Suppression") and looks again, so that none is missed. While there are some nobody need
- * notify.
+ * How many chains wait; where there is none, asks for a notification of the next one first and looks again, so that none
+ * is missed. While there are some nobody need notify.
  */
 static unsigned wait_for_more(struct virtqueue *queue)
 {
-	unsigned count = waiting(queue);
+	unsigned count = queue->format->waiting(queue);
 
 	if (count || queue->quiet || queue->broken || !virtio_has(queue->virtio, VIRTIO_F_EVENT_IDX))
 		return count;
-	store16(available_event(queue), queue->next_available);
-	dma_written(queue->virtio->machine, queue->used_gpa + used_size(queue) - 2, 2);
+	queue->format->ask(queue, true);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	return waiting(queue);
+	return queue->format->waiting(queue);
 }
 
 bool virtqueue_has(struct virtqueue *queue)
@@ -137,15 +62,7 @@ void virtqueue_want_notifications(struct virtqueue *queue, bool want)
 	if (!is_usable(queue) || queue->quiet == !want)
 		return;
 	queue->quiet = !want;
-	if (virtio_has(queue->virtio, VIRTIO_F_EVENT_IDX)) {
-		if (want) {
-			store16(available_event(queue), queue->next_available);
-			dma_written(queue->virtio->machine, queue->used_gpa + used_size(queue) - 2, 2);
-		}
-	} else {
-		store16(queue->used + RING_FLAGS, want ? 0 : USED_NO_NOTIFY);
-		dma_written(queue->virtio->machine, queue->used_gpa, 2);
-	}
+	queue->format->ask(queue, want);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
@@ -189,25 +106,24 @@ static const char *add_pages(struct pieces *pieces, struct machine *machine, uin
 	return NULL;
 }
 
-static const char *add_buffer(struct pieces *pieces, struct machine *machine,
-                              const struct descriptor *descriptor)
+const char *virtqueue_add_buffer(struct virtqueue *queue, struct pieces *pieces, uint64_t gpa, uint32_t size, bool writable)
 {
-	bool writable = descriptor->flags & DESCRIPTOR_WRITE;
+	struct machine *machine = queue->virtio->machine;
 	const char *why = NULL;
 	uint8_t *host;
 
 	if (!writable && pieces->size > pieces->readable_size)
 		return "a readable buffer follows a writable one";
-	if (descriptor->size > UINT32_MAX - pieces->size)
+	if (size > UINT32_MAX - pieces->size)
 		return "a chain has 4 GiB or more";
-	if (descriptor->size == 0)
+	if (size == 0)
 		return NULL;
-	host = dma_host(machine, descriptor->gpa, descriptor->size);
+	host = dma_host(machine, gpa, size);
 	if (host)
-		why = add_piece(pieces, host, descriptor->gpa, descriptor->size);
+		why = add_piece(pieces, host, gpa, size);
 	else
-		why = add_pages(pieces, machine, descriptor->gpa, descriptor->size, writable);
-	pieces->size += descriptor->size;
+		why = add_pages(pieces, machine, gpa, size, writable);
+	pieces->size += size;
 	if (!writable) {
 		pieces->readable = pieces->count;
 		pieces->readable_size = pieces->size;
@@ -215,45 +131,22 @@ static const char *add_buffer(struct pieces *pieces, struct machine *machine,
 	return why;
 }
 
-/* Follows the chain from descriptor `head`: at most as many as the queue has, direct ones and indirect ones.
- */
-static const char *walk(struct virtqueue *queue, unsigned head, struct pieces *pieces)
+const uint8_t *virtqueue_indirect_table(struct virtqueue *queue, uint64_t gpa, uint32_t size, uint32_t *count,
+                                        const char **why)
 {
-	struct machine *machine = queue->virtio->machine;
-	const uint8_t *table = queue->descriptor;
-	uint32_t limit = queue->size, index = head;
-	bool indirect = false;
+	const uint8_t *table = NULL;
 
-	for (unsigned steps = 0; steps <= queue->size; steps++) {
-		struct descriptor descriptor;
-		const char *why;
-
-		if (index >= limit)
-			return "a descriptor's number is too large";
-		memcpy(&descriptor, table + DESCRIPTOR_SIZE * (size_t)index, sizeof(descriptor));
-		if (descriptor.flags & DESCRIPTOR_INDIRECT) {
-			if (indirect || descriptor.flags & DESCRIPTOR_NEXT || descriptor.size == 0 ||
-			    descriptor.size % DESCRIPTOR_SIZE)
-				return "a bad indirect descriptor";
-			if (!virtio_has(queue->virtio, VIRTIO_F_INDIRECT_DESC))
-				return "an indirect descriptor that was not negotiated";
-			table = dma_host(machine, descriptor.gpa, descriptor.size);
-			if (!table)
-				return "an indirect table is not in memory";
-			limit = descriptor.size / DESCRIPTOR_SIZE;
-			index = 0;
-			indirect = true;
-			continue;
-		}
-		why = add_buffer(pieces, machine, &descriptor);
-		if (why || !(descriptor.flags & DESCRIPTOR_NEXT))
-			return why;
-		index = descriptor.next;
-	}
-	return "a chain is longer than its queue";
+	if (size == 0 || size % DESCRIPTOR_SIZE)
+		*why = "a bad indirect descriptor";
+	else if (!virtio_has(queue->virtio, VIRTIO_F_INDIRECT_DESC))
+		*why = "an indirect descriptor that was not negotiated";
+	else if (!(table = dma_host(queue->virtio->machine, gpa, size)))
+		*why = "an indirect table is not in memory";
+	*count = size / DESCRIPTOR_SIZE;
+	return table;
 }
 
-static struct virtio_chain *make_chain(struct virtqueue *queue, uint16_t head, const struct pieces *pieces)
+static struct virtio_chain *make_chain(struct virtqueue *queue, const struct pieces *pieces)
 {
 	unsigned writable = pieces->count - pieces->readable;
 	size_t iov_size = pieces->count * sizeof(struct iovec), gpa_size = pieces->count * sizeof(uint64_t);
@@ -269,7 +162,8 @@ static struct virtio_chain *make_chain(struct virtqueue *queue, uint16_t head, c
 	    .readable_size = pieces->readable_size,
 	    .writable_size = pieces->size - pieces->readable_size,
 	    .generation = queue->generation,
-	    .head = head,
+	    .head = pieces->head,
+	    .slots = pieces->slots,
 	};
 	chain->writable = chain->readable + pieces->readable;
 	chain->readable_gpa = (uint64_t *)(chain->readable + pieces->count);
@@ -284,7 +178,6 @@ struct virtio_chain *virtqueue_pop(struct virtqueue *queue)
 	struct virtio_chain *chain;
 	struct pieces pieces;
 	const char *why;
-	uint16_t head;
 
 	if (!is_usable(queue) || wait_for_more(queue) == 0)
 		return NULL;
@@ -292,24 +185,20 @@ struct virtio_chain *virtqueue_pop(struct virtqueue *queue)
 		virtio_continue(queue->virtio);
 		return NULL;
 	}
-	if (queue->in_flight >= queue->size) {
-		fail(queue, "more buffers are available than the queue has");
-		return NULL;
-	}
-	head = load16(queue->available + RING_ENTRIES +
-	              AVAILABLE_ENTRY * (size_t)(queue->next_available % queue->size));
 	pieces.count = pieces.readable = 0;
 	pieces.size = pieces.readable_size = 0;
-	why = walk(queue, head, &pieces);
+	why = queue->format->walk(queue, &pieces);
+	if (!why && queue->in_flight + pieces.slots > queue->size)
+		why = "more buffers are available than the queue has";
 	if (why) {
-		fail(queue, why);
+		virtqueue_fail(queue, why);
 		return NULL;
 	}
-	chain = make_chain(queue, head, &pieces);
+	chain = make_chain(queue, &pieces);
 	if (!chain)
 		return NULL;
-	queue->next_available++;
-	queue->in_flight++;
+	queue->format->advance(queue, chain->slots);
+	queue->in_flight += chain->slots;
 	queue->budget -= queue->limited;
 	return chain;
 }
@@ -324,14 +213,14 @@ static bool is_current(const struct virtio_chain *chain)
 void virtqueue_drop(struct virtio_chain *chain)
 {
 	if (is_current(chain))
-		chain->queue->in_flight--;
+		chain->queue->in_flight -= chain->slots;
 	free(chain);
 }
 
 void virtqueue_unpop(struct virtio_chain *chain)
 {
 	if (is_current(chain))
-		chain->queue->next_available--;
+		chain->queue->format->retreat(chain->queue, chain->slots);
 	virtqueue_drop(chain);
 }
 
@@ -348,28 +237,17 @@ static void mark_written(const struct virtio_chain *chain, size_t written)
 void virtqueue_fill(struct virtio_chain *chain, size_t written)
 {
 	struct virtqueue *queue = chain->queue;
-	uint32_t entry[2] = {chain->head, (uint32_t)written};
-	size_t place;
 
 	mark_written(chain, written); /* the stores have happened, whatever became of the queue */
-	if (is_current(chain) && is_usable(queue)) {
-		place = RING_ENTRIES +
-		        USED_ENTRY * (size_t)((uint16_t)(queue->next_used + queue->filled) % queue->size);
-		memcpy(queue->used + place, entry, sizeof(entry));
-		dma_written(queue->virtio->machine, queue->used_gpa + place, sizeof(entry));
-		queue->filled++;
-	}
+	if (is_current(chain) && is_usable(queue))
+		queue->format->fill(queue, chain, (uint32_t)written);
 	virtqueue_drop(chain);
 }
 
 void virtqueue_flush(struct virtqueue *queue)
 {
-	if (queue->filled == 0 || !is_usable(queue))
-		return;
-	queue->next_used = (uint16_t)(queue->next_used + queue->filled);
-	queue->filled = 0;
-	store16(queue->used + RING_INDEX, queue->next_used);
-	dma_written(queue->virtio->machine, queue->used_gpa + RING_INDEX, 2);
+	if (queue->filled && is_usable(queue))
+		queue->format->flush(queue);
 }
 
 void virtqueue_push(struct virtio_chain *chain, size_t written)
@@ -380,27 +258,9 @@ void virtqueue_push(struct virtio_chain *chain, size_t written)
 	virtqueue_flush(queue);
 }
 
-/* "Used Buffer Notification Suppression" */
-static bool driver_wants_interrupt(struct virtqueue *queue)
-{
-	uint16_t old = queue->signalled_used, now = queue->next_used, event;
-	bool valid = queue->signalled_valid;
-
-	if (valid && old == now)
-		return false;
-	queue->signalled_used = now;
-	queue->signalled_valid = true;
-	__atomic_thread_fence(
-	    __ATOMIC_SEQ_CST); /* the used index is out before the driver's wishes are read */
-	if (!virtio_has(queue->virtio, VIRTIO_F_EVENT_IDX))
-		return !(load16(queue->available + RING_FLAGS) & AVAILABLE_NO_INTERRUPT);
-	event = load16(queue->available + available_size(queue) - 2);
-	return !valid || (uint16_t)(now - event - 1) < (uint16_t)(now - old);
-}
-
 void virtqueue_notify(struct virtqueue *queue)
 {
-	if (is_usable(queue) && (queue->signalled_valid || queue->next_used) && driver_wants_interrupt(queue))
+	if (is_usable(queue) && queue->format->wants_interrupt(queue))
 		virtio_interrupt(queue->virtio, queue->vector);
 }
 

@@ -1,9 +1,10 @@
 /*
- * Split virtqueues, the device's side: chains of descriptors come out of the available ring as host addresses
- * of guest memory and go back through the used ring. What stands in guest memory is trusted nowhere: a queue
+ * Virtqueues, the device's side: chains of descriptors come out of a ring as host addresses of guest memory and go back
+ * through it (packed queues) or another one (split queues). What stands in guest memory is trusted nowhere: a queue
  * whose contents make no sense is broken, its device asks for a reset (virtio_fail), and nothing is popped
  * any more. Everything runs under the machine lock; the memory of a chain may be read and written by any
- * thread between pop and push. Rules: Virtual I/O Device (VIRTIO) Version 1.2, "Split Virtqueues".
+ * thread between pop and push. Rules: Virtual I/O Device (VIRTIO) Version 1.2, "Split Virtqueues", "Packed
+ * Virtqueues". The two formats have a file each (virtqueue_format.h).
  */
 #ifndef NESTOR_DEVICE_VIRTQUEUE_H
 #define NESTOR_DEVICE_VIRTQUEUE_H
@@ -29,8 +30,11 @@ struct virtio_chain {
 	uint64_t *readable_gpa, *writable_gpa; /* where they are in the guest's memory, piece by piece */
 	/* virtqueue.c's */
 	uint32_t generation;
-	uint16_t head;
+	uint16_t head;  /* what the driver knows it by: its first descriptor's number, or its buffer ID */
+	uint16_t slots; /* of the packed ring, which it takes up; 1 in a split queue */
 };
+
+struct virtqueue_format;
 
 struct virtqueue {
 	struct virtio_device *virtio;
@@ -40,23 +44,35 @@ struct virtqueue {
 	void (*notified)(void *device, struct virtqueue *queue);
 
 	/* ---- virtqueue.c's and virtio's own ---- */
+	const struct virtqueue_format *format; /* as negotiated, once the rings have been looked up; NULL: not yet */
 	uint16_t size_max; /* a power of two */
 	uint16_t size;     /* as the driver set it */
 	bool enabled, broken;
 	uint16_t vector; /* MSI-X */
-	uint64_t descriptor_gpa, available_gpa, used_gpa;
-	const uint8_t *descriptor, *available; /* host; NULL: not looked up yet */
-	uint8_t *used;
-	uint16_t next_available, next_used;
-	uint16_t signalled_used; /* next_used at the last look whether to interrupt */
-	bool signalled_valid;
+	uint64_t descriptor_gpa, available_gpa, used_gpa; /* packed: the ring, the driver's and the device's event area */
+	uint8_t *descriptor, *used; /* host */
+	const uint8_t *available;
+	uint16_t next_available, next_used; /* split: counters that run freely; packed: slots */
+	union {
+		struct {
+			uint16_t signalled; /* next_used at the last look whether to interrupt */
+			bool signalled_valid;
+		} split;
+		struct {
+			bool available_wrapped, used_wrapped; /* the wrap counters of the next slots are 0 */
+			unsigned unsignalled;                 /* slots used since the last look whether to interrupt */
+			/* Of what is filled and not flushed: where the next one goes, and the first one's flags, still to come. */
+			uint16_t fill, first_flags;
+			bool fill_wrapped;
+		} packed;
+	};
 	bool quiet; /* the device wants no notifications */
 	/* While notified() runs: how much more it may pop, so that a guest which goes on adding cannot keep
 	 * it. */
 	bool limited;
 	unsigned budget;
-	unsigned in_flight;
-	unsigned filled;     /* and not flushed yet */
+	unsigned in_flight;  /* slots of the chains that were popped */
+	unsigned filled;     /* slots of those that were filled and not flushed yet */
 	uint32_t generation; /* counts resets: chains of an earlier one go nowhere */
 };
 
