@@ -645,6 +645,63 @@ static void pages_that_hold_code_get_no_write_entry(void **state)
 		assert_false(cached(page * PAGE_SIZE, ACCESS_WRITE, TLB_SUPER));
 }
 
+/* As translated code does it: a copy of the entry that a write at gla has filled. */
+static struct stack_window *open_window(uint64_t gla)
+{
+	struct stack_window *window = &cpu->region->tables.stack[TLB_SUPER];
+
+	WRITE(gla);
+	*window = (struct stack_window){ .base = gla & PAGE_MASK,
+					 .addend = cpu->region->tables.write[TLB_SUPER][tlb_slot(gla)].addend,
+					 .positions = { PAGE_SIZE - STACK_REACH(0) + 1, PAGE_SIZE - STACK_REACH(1) + 1 } };
+	return window;
+}
+
+static void assert_closed(const struct stack_window *window)
+{
+	for (unsigned i = 0; i < STACK_REACHES; i++)
+		assert_int_equal(window->positions[i], 0);
+}
+
+static void the_stack_window_closes_with_its_entry(void **state)
+{
+	const uint64_t rival = 0x1000 + (uint64_t)TLB_SLOTS * PAGE_SIZE;
+	struct stack_window *window;
+
+	long_mode();
+	map_page(1, 0x5000 | P | W);
+	map_page(2, 0x6000 | P | W);
+	window = open_window(0x1008);
+	WRITE(0x2000);
+	READ(0x1010);
+	assert_int_not_equal(window->positions[0], 0); /* what replaces nothing leaves it */
+	assert_int_not_equal(window->positions[1], 0);
+	tlb_flush_page(cpu, GLA(0x1fff));
+	assert_closed(window);
+
+	window = open_window(0x1008);
+	tlb_flush_current(cpu, true);
+	assert_closed(window);
+	window = open_window(0x1008);
+	tlb_flush_all(cpu);
+	assert_closed(window);
+	window = open_window(0x1008);
+	tlb_revoke_write(cpu, GPA(0x6000));
+	assert_int_not_equal(window->positions[0], 0);
+	tlb_revoke_write(cpu, GPA(0x5000));
+	assert_closed(window);
+
+	/* Another page takes the slot. */
+	window = open_window(0x1008);
+	put64(PD + 8 * (rival >> 21), 0 | P | W | PS);
+	WRITE(rival);
+	assert_closed(window);
+	assert_int_equal(window->base, 0x1000); /* accesses that a look-up has permitted may still follow */
+	tlb_lend_window(cpu, TLB_SUPER, 0x1234);
+	assert_closed(window);
+	assert_int_equal(window->addend, 0x1234);
+}
+
 static void watched_pages_are_not_cached(void **state)
 {
 	long_mode();
@@ -803,6 +860,7 @@ int main(void)
 	    TEST(jump_caches_go_when_their_mapping_may_have_changed),
 	    TEST(nested_paging_combines_both_tables),
 	    TEST(pages_that_hold_code_get_no_write_entry),
+	    TEST(the_stack_window_closes_with_its_entry),
 	    TEST(watched_pages_are_not_cached),
 	    TEST(random_tables),
 	};
