@@ -137,7 +137,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 
 	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS) || t->block->crosses_page ||
 	    (!t->linear_known && bt_is_aliased(t->bt, t->block->gpa)) ||
-	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page))
+	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page) || !fits32(page - (int64_t)PAGE_SIZE))
 		return false;
 	link = new_link(t);
 	if (backward) {
@@ -154,8 +154,10 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 		emit_op(e, true, 0xc7, 0, in_cpu(CPU_FIELD(rip_page)));
 		emit32(e, t->linear + page);
 	} else {
-		emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
-		emit_lea(e, H_R11, at(H_R11, page));
+		/* a call has left the return address in r11 */
+		if (!call)
+			emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
+		emit_lea(e, H_R11, at(H_R11, page - (call ? t->offset[t->count] : 0)));
 		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
 	}
 	for (unsigned i = 0; i < sizeof(nop); i++)

@@ -276,6 +276,38 @@ static struct place emit_constant_lookup(struct translation *t, uint64_t address
 	return at(H_R10, (int32_t)address);
 }
 
+/* A RIP-relative operand of code that does not know its page's address: its offset in its own page is known. */
+static bool has_known_offset(const struct translation *t, const struct insn *insn, unsigned size)
+{
+	int64_t offset = t->offset[t->i + 1] + insn->displacement;
+
+	return insn->base == INSN_BASE_RIP && t->code64 && insn->address_size == 8 && insn->segment != SEG_FS &&
+	       insn->segment != SEG_GS && (offset & (PAGE_SIZE - 1)) + size <= PAGE_SIZE && fits32(offset);
+}
+
+/* Such an operand: the page is looked up, with one compare. */
+static struct place emit_page_lookup(struct translation *t, const struct insn *insn, unsigned size, unsigned use)
+{
+	struct emitter *e = t->e;
+	enum tlb_class class = MODE_CLASS(t->key);
+	int32_t table = use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class);
+	int32_t offset = t->offset[t->i + 1] + insn->displacement, in_page = offset & (PAGE_SIZE - 1);
+	struct slow_stub *stub = new_stub(t);
+
+	emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
+	if (offset != in_page)
+		emit_lea(e, H_R11, at(H_R11, offset - in_page));
+	emit_tlb_slot(t, H_R11);
+	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, table)); /* cmp */
+	stub->from = emit_branch_later(e, CC_NE);
+	stub->access = describe_access(t, size, use, insn->segment);
+	stub->paged = true;
+	stub->offset = in_page;
+	emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, table + 8)); /* add */
+	stub->resume = e->p;
+	return at(H_R11, in_page);
+}
+
 /*
  * A member's operand: base and displacement as they are, the group's addend from struct cpu where r10 does not have it
  * still. Keeps the flags.
@@ -349,6 +381,8 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 	}
 	if (constant_address(t, insn, &constant) && fits32(constant) && (constant & 0xfff) <= PAGE_SIZE - size)
 		return emit_constant_lookup(t, constant, size, use);
+	if (has_known_offset(t, insn, size))
+		return emit_page_lookup(t, insn, size, use);
 	emit_effective_address(t, insn);
 	bool simple = t->code64 && insn->address_size == 8 && insn->segment != SEG_FS && insn->segment != SEG_GS &&
 		      insn->base != INSN_BASE_RIP && (insn->base == INSN_NO_REG || home_of(t, insn->base) != H_NONE) &&

@@ -371,6 +371,8 @@ static void emit_stubs(struct translation *t)
 		emit_patch_here(e, stub->from);
 		if (stub->constant) {
 			emit_mov_imm(e, H_R11, (int64_t)stub->address);
+		} else if (stub->paged) {
+			emit_lea(e, H_R11, at(H_R11, stub->offset));
 		} else if (stub->window_reach) {
 			/* it returns here, or behind the jump, with the address in r11 */
 			emit_mov_imm(e, H_R10, PAGE_SIZE - stub->window_reach);
@@ -389,7 +391,9 @@ static void emit_stubs(struct translation *t)
 			emit_call(e, t->bt->slow_access);
 		}
 		emit_residence_enter(t);
-		if (stub->address_form)
+		if (stub->paged)
+			emit_lea(e, H_R11, at_indexed(H_R11, H_R10, 0, -(int32_t)stub->offset));
+		else if (stub->address_form)
 			emit_op(e, true, 0x03, H_R11, in_reg(H_R10));
 		emit_jmp(e, stub->resume + e->exec_offset);
 	}

@@ -15,6 +15,8 @@ struct slow_stub {
 	int32_t tlb_offset;
 	bool constant;	   /* the address is known: */
 	int32_t address;
+	bool paged;        /* the main line left the page's address in r11, and wants the page's host address there */
+	uint16_t offset;   /* of the operand in that page */
 	struct group_access *group; /* a leader's, else NULL */
 	unsigned window_reach; /* of an access through the stack window; 0: through the TLB's entry */
 	bool window_write;
