@@ -2,6 +2,7 @@
 
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/turns.h"
+#include "engine/soft/bt/wait.h"
 #include "engine/soft/cpu/host_call.h"
 
 static void lock(struct code_inbox *inbox)
@@ -177,13 +178,20 @@ static uint64_t ask_to_revoke(struct cpu *other, uint64_t page)
 	return asked;
 }
 
+#define YIELDS_BEFORE_SLEEP 16
+#define WAIT_NS             20000
+
 /* What others do may take until they run again: the host has fewer processors. */
 static void wait_a_little(struct cpu *cpu, unsigned turns)
 {
-	if (turns < 200)
+	if (turns < 200) {
 		__builtin_ia32_pause();
-	else
+	} else if (turns < 200 + YIELDS_BEFORE_SLEEP) {
 		cpu_host_yield(cpu);
+	} else {
+		fpu_stash(cpu);
+		bt_sleep(WAIT_NS);
+	}
 }
 
 static bool try_custody(struct cpu *other)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -276,6 +277,7 @@ int bt_thread_init(struct cpu *cpu)
 {
 	if (native_signals_init() < 0)
 		return error_set(ENOMEM, "no memory for a signal stack");
+	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* short sleeps while others are waited for: wait.h */
 	running = cpu;
 	cpu->bt->gs_base = NULL;
 	return 0;

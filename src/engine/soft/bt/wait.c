@@ -41,6 +41,11 @@ void bt_wait_briefly(struct cpu *cpu, uint64_t ns)
 	syscall(SYS_futex, &cpu->kick, FUTEX_WAIT_PRIVATE, 0, &time, NULL, 0);
 }
 
+void bt_sleep(uint32_t ns)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = ns }, NULL);
+}
+
 void bt_wake(struct cpu *cpu)
 {
 	syscall(SYS_futex, &cpu->kick, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);

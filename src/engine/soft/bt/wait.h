@@ -10,6 +10,8 @@ struct cpu;
 void bt_wait(struct cpu *cpu);
 /* Sleeps until that, or for so long. Real clock only. */
 void bt_wait_briefly(struct cpu *cpu, uint64_t ns);
+/* For something that nobody wakes for. */
+void bt_sleep(uint32_t ns);
 /* After setting cpu->kick from another thread: wakes the vCPU where it sleeps. */
 void bt_wake(struct cpu *cpu);
 
