@@ -278,8 +278,9 @@ static int open_image(struct block **block, const struct block_config *config)
 	if (config->format) {
 		format = format_name(config->format);
 		if (!format)
-			return error_set(EINVAL, "%s: format %s is not known; must be raw, qcow2, vmdk, vhdx or vdi",
-					 config->file, config->format);
+			return error_set(EINVAL,
+			                 "%s: format %s is not known; must be raw, qcow2, vmdk, vhdx or vdi",
+			                 config->file, config->format);
 	}
 	if (is_uri(config->file)) {
 		if (format && strcmp(format, "raw"))
@@ -310,7 +311,8 @@ int block_open(struct block **result, const struct block_config *config)
 		return error;
 	if (!block_size(block)) {
 		block_close(block);
-		return error_set(EINVAL, "%s is empty; a disk has at least one sector of %u bytes", config->file, BLOCK_SECTOR);
+		return error_set(EINVAL, "%s is empty; a disk has at least one sector of %u bytes",
+		                 config->file, BLOCK_SECTOR);
 	}
 	if (config->snapshot && !config->read_only)
 		return overlay_open(result, block, config);

@@ -37,8 +37,8 @@ static inline unsigned iov_slice(const struct iovec *iov, unsigned count, uint64
 enum iov_copy { IOV_GATHER, IOV_SCATTER };
 
 /* Copies [skip, skip + size) of the list to (IOV_GATHER) or from (IOV_SCATTER) a flat buffer. */
-static inline void iov_copy(enum iov_copy direction, const struct iovec *iov, unsigned count, uint64_t skip, void *flat,
-                            uint64_t size)
+static inline void iov_copy(enum iov_copy direction, const struct iovec *iov, unsigned count, uint64_t skip,
+                            void *flat, uint64_t size)
 {
 	for (unsigned i = 0; i < count && size; i++) {
 		uint64_t length = iov[i].iov_len;

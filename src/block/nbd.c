@@ -67,8 +67,9 @@ struct nbd {
 static void tell_lost(struct nbd *nbd)
 {
 	if (!nbd->dead)
-		block_warn(&nbd->block, "%s: the connection to the %s server is lost; all requests fail from now on",
-			   nbd->block.file, nbd->server.pid ? "qemu-nbd" : "NBD");
+		block_warn(&nbd->block,
+		           "%s: the connection to the %s server is lost; all requests fail from now on",
+		           nbd->block.file, nbd->server.pid ? "qemu-nbd" : "NBD");
 	nbd->dead = true;
 }
 
@@ -100,7 +101,8 @@ static void *chunk_buffer(struct nbd_job *job, uint64_t *size)
 
 	if (*size > job->nbd->chunk_data)
 		*size = job->nbd->chunk_data;
-	if (iov_slice(request->iov, request->iov_count, job->done, *size, &piece, 1, &taken) && taken == *size) {
+	if (iov_slice(request->iov, request->iov_count, job->done, *size, &piece, 1, &taken) &&
+	    taken == *size) {
 		free(job->bounce);
 		job->bounce = NULL;
 		return piece.iov_base;
@@ -134,7 +136,8 @@ static int64_t issue_range(struct nbd_job *job, uint64_t size, nbd_completion_ca
 	job->chunk = size < CHUNK_RANGE ? size : CHUNK_RANGE;
 	if (request->operation == BLOCK_DISCARD)
 		return nbd_aio_trim(job->nbd->handle, job->chunk, offset, ended, 0);
-	return nbd_aio_zero(job->nbd->handle, job->chunk, offset, ended, fua | (request->keep_room ? LIBNBD_CMD_FLAG_NO_HOLE : 0));
+	return nbd_aio_zero(job->nbd->handle, job->chunk, offset, ended,
+	                    fua | (request->keep_room ? LIBNBD_CMD_FLAG_NO_HOLE : 0));
 }
 
 /* A server that cannot write zeros by itself gets them. */
@@ -145,7 +148,8 @@ static int64_t issue_zeros(struct nbd_job *job, uint64_t size, nbd_completion_ca
 	if (!job->bounce)
 		return -1;
 	job->chunk = size < job->nbd->chunk_data ? size : job->nbd->chunk_data;
-	return nbd_aio_pwrite(job->nbd->handle, job->bounce, job->chunk, job->request->offset + job->done, ended, fua);
+	return nbd_aio_pwrite(job->nbd->handle, job->bounce, job->chunk, job->request->offset + job->done,
+	                      ended, fua);
 }
 
 /* Issues the job's next command, or finishes it. */
@@ -412,7 +416,8 @@ static int connect_error(struct nbd *nbd, int failure)
 	if (nbd->server.pid)
 		nbd_server_complaint(&nbd->server, complaint, sizeof(complaint));
 	if (*complaint)
-		return error_set(EIO, "cannot open %s as %s: %s", nbd->block.file, nbd->block.format, complaint);
+		return error_set(EIO, "cannot open %s as %s: %s", nbd->block.file, nbd->block.format,
+		                 complaint);
 	return error_set(EIO, "cannot open %s: %s", nbd->block.file, library_error());
 }
 
@@ -426,10 +431,12 @@ static int examine(struct nbd *nbd)
 	if (size < 0)
 		return error_set(EIO, "%s: no size: %s", nbd->block.file, library_error());
 	if (smallest > (int64_t)BLOCK_SECTOR)
-		return error_set(ENOTSUP, "%s: the server takes no requests shorter than %lld bytes; a disk needs %u", nbd->block.file,
-				 (long long)smallest, BLOCK_SECTOR);
+		return error_set(ENOTSUP,
+		                 "%s: the server takes no requests shorter than %lld bytes; a disk needs %u",
+		                 nbd->block.file, (long long)smallest, BLOCK_SECTOR);
 	if (!nbd->block.read_only && nbd_is_read_only(nbd->handle) != 0)
-		return error_set(EROFS, "%s: the server allows reading only; give readonly or snapshot", nbd->block.file);
+		return error_set(EROFS, "%s: the server allows reading only; give readonly or snapshot",
+		                 nbd->block.file);
 	nbd->chunk_data = largest >= (int64_t)BLOCK_SECTOR && largest < (int64_t)CHUNK_DATA
 			      ? (uint64_t)largest & ~(uint64_t)(BLOCK_SECTOR - 1)
 			      : CHUNK_DATA;
@@ -450,7 +457,8 @@ static int start_thread(struct nbd *nbd)
 		return error_set(errno, "%s: no event file: %s", nbd->block.file, strerror(errno));
 	error = thread_start(&nbd->thread, nbd_thread, nbd);
 	if (error)
-		return error_set(error, "%s: cannot start an I/O thread: %s", nbd->block.file, strerror(error));
+		return error_set(error, "%s: cannot start an I/O thread: %s", nbd->block.file,
+		                 strerror(error));
 	nbd->started = true;
 	return 0;
 }
@@ -460,7 +468,8 @@ static int open_any(struct block **block, const struct block_config *config, con
                     const struct nbd_server *server)
 {
 	struct nbd *nbd = calloc(1, sizeof(*nbd));
-	int error = nbd ? block_init(&nbd->block, &nbd_driver, config, format, 1) : error_set(ENOMEM, "out of memory");
+	int error = nbd ? block_init(&nbd->block, &nbd_driver, config, format, 1)
+	                : error_set(ENOMEM, "out of memory");
 
 	if (error) {
 		if (socket >= 0)
@@ -511,7 +520,8 @@ int nbd_open_socket(struct block **block, const struct block_config *config, con
 
 int nbd_open(struct block **block, const struct block_config *config)
 {
-	return error_set(ENOTSUP, "%s: this build of Nestor has no libnbd (Debian's package libnbd-dev)", config->file);
+	return error_set(ENOTSUP, "%s: this build of Nestor has no libnbd (Debian's package libnbd-dev)",
+	                 config->file);
 }
 
 int nbd_open_socket(struct block **block, const struct block_config *config, const char *format, int socket,

@@ -114,8 +114,8 @@ static void start_runs(struct split *split)
 		*run = (struct block_request){.operation = request->operation, .offset = request->offset + split->next,
 			.size = size, .done = run_done, .context = split, .iov = split->iov + pieces};
 		/* The runs lie one after another: together they use no more pieces than the list has, and one more each. */
-		run->iov_count = iov_slice(request->iov, request->iov_count, split->next, size, split->iov + pieces,
-					   request->iov_count, &taken);
+		run->iov_count = iov_slice(request->iov, request->iov_count, split->next, size,
+		                           split->iov + pieces, request->iov_count, &taken);
 		pieces += run->iov_count;
 		split->next += size;
 	}
@@ -167,7 +167,8 @@ static void overlay_close(struct block *block)
 	free(overlay);
 }
 
-static const struct block_driver overlay_driver = {overlay_submit, overlay_run, overlay_cancel, overlay_close};
+static const struct block_driver overlay_driver = {overlay_submit, overlay_run, overlay_cancel,
+                                                   overlay_close};
 
 /* A file without a name in $TMPDIR or /var/tmp, which unlike /tmp is seldom in memory. Returns it or -errno. */
 static int temporary_file(const char *file)
@@ -196,9 +197,11 @@ static int create_map(struct overlay *overlay)
 	void *map;
 
 	overlay->map_size = (block_size(overlay->base) / BLOCK_SECTOR + 63) / 64 * 8;
-	map = mmap(NULL, overlay->map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	map = mmap(NULL, overlay->map_size, PROT_READ | PROT_WRITE,
+	           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
-		return error_set(ENOMEM, "%s: snapshot: too large for this host's memory", overlay->base->file);
+		return error_set(ENOMEM, "%s: snapshot: too large for this host's memory",
+		                 overlay->base->file);
 	overlay->map = map;
 	return 0;
 }

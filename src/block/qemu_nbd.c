@@ -36,12 +36,14 @@ static int make_sockets(const char *file, int *listening, int *connected)
 
 	*listening = *connected = -1;
 	if (!mkdtemp(folder))
-		return error_set(errno, "%s: cannot make a folder in /tmp for a socket: %s", file, strerror(errno));
+		return error_set(errno, "%s: cannot make a folder in /tmp for a socket: %s", file,
+		                 strerror(errno));
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s/nbd", folder);
 	*listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	*connected = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (*listening < 0 || *connected < 0 || bind(*listening, (struct sockaddr *)&address, sizeof(address)) ||
-	    listen(*listening, 1) || connect(*connected, (struct sockaddr *)&address, sizeof(address)))
+	if (*listening < 0 || *connected < 0 ||
+	    bind(*listening, (struct sockaddr *)&address, sizeof(address)) || listen(*listening, 1) ||
+	    connect(*connected, (struct sockaddr *)&address, sizeof(address)))
 		error = error_set(errno, "%s: cannot make a socket in %s: %s", file, folder, strerror(errno));
 	unlink(address.sun_path);
 	rmdir(folder);
@@ -183,15 +185,16 @@ static int fork_server(struct launch *launch, const char *file, const char *form
 	if (server->pid > 0)
 		waitpid(server->pid, NULL, 0);
 	if (error == ENOENT)
-		return error_set(ENOENT, "%s: a %s image needs the program %s: install Debian's package qemu-utils", file, format,
-				 PROGRAM);
+		return error_set(ENOENT,
+		                 "%s: a %s image needs the program %s: install Debian's package qemu-utils",
+		                 file, format, PROGRAM);
 	return error_set(error, "%s: cannot start %s: %s", file, PROGRAM, strerror(error));
 }
 
 int qemu_nbd_open(struct block **block, const struct block_config *config, const char *format)
 {
-	static char name[] = PROGRAM, image_opts[] = "--image-opts", cache[] = "--cache=writeback", unmap[] = "--discard=unmap",
-		    read_only[] = "--read-only";
+	static char name[] = PROGRAM, image_opts[] = "--image-opts", cache[] = "--cache=writeback",
+	            unmap[] = "--discard=unmap", read_only[] = "--read-only";
 	struct launch launch = {.argv = {name, image_opts, cache, unmap}};
 	struct nbd_server server = {0};
 	char *options = image_options(config, format);
@@ -204,8 +207,8 @@ int qemu_nbd_open(struct block **block, const struct block_config *config, const
 #endif
 	if (access(config->file, config->read_only ? R_OK : R_OK | W_OK)) {
 		free(options);
-		return error_set(errno, "cannot open %s%s: %s", config->file, config->read_only ? "" : " for writing",
-				 strerror(errno));
+		return error_set(errno, "cannot open %s%s: %s", config->file,
+		                 config->read_only ? "" : " for writing", strerror(errno));
 	}
 	if (config->read_only)
 		launch.argv[used++] = read_only;

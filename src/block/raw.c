@@ -39,9 +39,11 @@ static int transfer(struct raw *raw, const struct block_request *request, uint64
 	while (done < request->length) {
 		struct iovec piece[PIECES];
 		uint64_t offset = request->offset + done, size;
-		unsigned count = iov_slice(request->iov, request->iov_count, done, request->length - done, piece, PIECES, &size);
-		ssize_t moved = request->operation == BLOCK_READ ? preadv(raw->fd, piece, (int)count, (off_t)offset)
-								 : pwritev(raw->fd, piece, (int)count, (off_t)offset);
+		unsigned count = iov_slice(request->iov, request->iov_count, done, request->length - done,
+		                           piece, PIECES, &size);
+		ssize_t moved = request->operation == BLOCK_READ
+		                    ? preadv(raw->fd, piece, (int)count, (off_t)offset)
+		                    : pwritev(raw->fd, piece, (int)count, (off_t)offset);
 
 		if (moved < 0 && errno == EINTR)
 			continue;
@@ -98,8 +100,9 @@ static int sync_data(struct raw *raw)
 	if (error == EINVAL || error == EROFS)
 		return 0;
 	atomic_store(&raw->sync_error, error);
-	block_warn(&raw->block, "%s: data that the guest had written was lost: %s; all its flushes fail from now on",
-		   raw->block.file, strerror(error));
+	block_warn(&raw->block,
+	           "%s: data that the guest had written was lost: %s; all its flushes fail from now on",
+	           raw->block.file, strerror(error));
 	return -error;
 }
 
@@ -121,8 +124,8 @@ static int discard(struct raw *raw, const struct block_request *request)
 {
 	uint64_t range[2] = {request->offset, request->length};
 	int result = raw->device ? ioctl(raw->fd, BLKDISCARD, range)
-				 : fallocate(raw->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)request->offset,
-					     (off_t)request->length);
+	                         : fallocate(raw->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	                                     (off_t)request->offset, (off_t)request->length);
 
 	return result < 0 && errno == EIO ? -EIO : 0; /* advice that cannot be followed is no error */
 }
@@ -134,7 +137,8 @@ static int write_zeros_by_hand(struct raw *raw, const struct block_request *requ
 
 	while (done < request->length) {
 		uint64_t left = request->length - done;
-		ssize_t moved = pwrite(raw->fd, zeros, left < sizeof(zeros) ? left : sizeof(zeros), (off_t)(request->offset + done));
+		ssize_t moved = pwrite(raw->fd, zeros, left < sizeof(zeros) ? left : sizeof(zeros),
+		                       (off_t)(request->offset + done));
 
 		if (moved < 0 && errno == EINTR)
 			continue;
@@ -246,10 +250,13 @@ static int examine(const struct block_config *config, int fd, uint64_t *size, bo
 static int open_error(const struct block_config *config, int error)
 {
 	if (error == EISDIR)
-		return error_set(EISDIR, "%s is a folder; a disk must be a file or a block device", config->file);
+		return error_set(EISDIR, "%s is a folder; a disk must be a file or a block device",
+		                 config->file);
 	if (error == EBUSY)
-		return error_set(EBUSY, "%s is in use by this host (mounted?); unmount it, or give readonly", config->file);
-	if (!config->read_only && (error == EACCES || error == EROFS || error == EPERM) && !access(config->file, R_OK))
+		return error_set(EBUSY, "%s is in use by this host (mounted?); unmount it, or give readonly",
+		                 config->file);
+	if (!config->read_only && (error == EACCES || error == EROFS || error == EPERM) &&
+	    !access(config->file, R_OK))
 		return error_set(error, "cannot open %s for writing: %s; give readonly or snapshot, or change its permissions",
 				 config->file, strerror(error));
 	return error_set(error, "cannot open %s: %s", config->file, strerror(error));

@@ -91,7 +91,8 @@ int boot_fw_cfg_make(const struct boot_request *request, const struct guest_memo
 
 /* --- a kernel that the firmware starts --- */
 
-static int add_sized(struct boot_fw_cfg *list, uint16_t size_key, uint16_t data_key, const uint8_t *data, size_t size)
+static int add_sized(struct boot_fw_cfg *list, uint16_t size_key, uint16_t data_key, const uint8_t *data,
+                     size_t size)
 {
 	int status = add_number(list, size_key, size, 4);
 
@@ -107,7 +108,8 @@ static int add_kernel(struct boot_fw_cfg *list, const struct boot_file *kernel)
 	if (boot_file_u32(kernel, SETUP_MAGIC) == 0x53726448 /* "HdrS" */) {
 		setup = ((kernel->data[SETUP_SECTS] ? kernel->data[SETUP_SECTS] : 4) + 1u) * SECTOR;
 		if (setup > kernel->size)
-			return error_set(EINVAL, "%s: its setup code of %zu bytes is cut off; the file is corrupt",
+			return error_set(EINVAL,
+			                 "%s: its setup code of %zu bytes is cut off; the file is corrupt",
 			                 kernel->name, setup);
 	}
 	status = add_sized(list, BOOT_FW_CFG_SETUP_SIZE, BOOT_FW_CFG_SETUP, kernel->data, setup);

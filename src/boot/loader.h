@@ -106,7 +106,8 @@ int smbios_write(const struct boot_request *request, const struct guest_memory *
 /* Appends an item with a copy of data. name: of a BOOT_FW_CFG_FILE, or NULL. Returns 0, or -ENOMEM with error_text(). */
 int fw_cfg_list_add(struct boot_fw_cfg *list, uint16_t key, const char *name, const void *data, size_t size);
 /* Adds the files of ACPI and SMBIOS tables. Returns 0, or a negative errno with error_text(). */
-int tables_add(struct boot_fw_cfg *list, const struct boot_request *request, const struct guest_memory *memory);
+int tables_add(struct boot_fw_cfg *list, const struct boot_request *request,
+               const struct guest_memory *memory);
 
 /*
  * Start states. Both write a flat GDT (code 0x10, data 0x18) at LOW_GDT. Interrupts are off; the caller adds

@@ -72,8 +72,8 @@ static void clear_checksums(uint8_t *blob, const struct acpi_fixups *fixups)
 			blob[(fixups->item[i].in_rsdp ? 0 : ACPI_TABLES_AT) + fixups->item[i].at] = 0;
 }
 
-static int add_acpi(struct boot_fw_cfg *list, const struct boot_request *request, const struct guest_memory *memory,
-                    uint8_t *blob)
+static int add_acpi(struct boot_fw_cfg *list, const struct boot_request *request,
+                    const struct guest_memory *memory, uint8_t *blob)
 {
 	struct acpi_fixups *fixups = calloc(1, sizeof(*fixups));
 	int status;
@@ -96,22 +96,24 @@ static int add_acpi(struct boot_fw_cfg *list, const struct boot_request *request
 }
 
 /* The firmware fills in the structures' address and the entry point's checksums. */
-static int add_smbios(struct boot_fw_cfg *list, const struct boot_request *request, const struct guest_memory *memory,
-                      uint8_t *blob)
+static int add_smbios(struct boot_fw_cfg *list, const struct boot_request *request,
+                      const struct guest_memory *memory, uint8_t *blob)
 {
 	int size = smbios_write(request, memory, blob, 0, BLOB_ROOM, false);
 	int status;
 
 	if (size < 0)
 		return size;
-	status = fw_cfg_list_add(list, BOOT_FW_CFG_FILE, "etc/smbios/smbios-anchor", blob, SMBIOS_ENTRY_POINT_SIZE);
+	status = fw_cfg_list_add(list, BOOT_FW_CFG_FILE, "etc/smbios/smbios-anchor", blob,
+	                         SMBIOS_ENTRY_POINT_SIZE);
 	if (!status)
 		status = fw_cfg_list_add(list, BOOT_FW_CFG_FILE, "etc/smbios/smbios-tables",
 		                         blob + SMBIOS_STRUCTURES_AT, (size_t)size - SMBIOS_STRUCTURES_AT);
 	return status;
 }
 
-int tables_add(struct boot_fw_cfg *list, const struct boot_request *request, const struct guest_memory *memory)
+int tables_add(struct boot_fw_cfg *list, const struct boot_request *request,
+               const struct guest_memory *memory)
 {
 	uint8_t *blob = calloc(1, BLOB_ROOM);
 	int status;

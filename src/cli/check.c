@@ -60,7 +60,8 @@ static void report_cpu(FILE *out, const struct host_facts *facts)
 {
 	const char *absent = facts->hypervisor ? "no: the hypervisor around this machine does not pass it on"
 					       : "no: the CPU has none, or its firmware has switched it off";
-	bool intel = !strcmp(facts->cpu_vendor, "GenuineIntel"), amd = !strcmp(facts->cpu_vendor, "AuthenticAMD");
+	bool intel = !strcmp(facts->cpu_vendor, "GenuineIntel"),
+	     amd = !strcmp(facts->cpu_vendor, "AuthenticAMD");
 
 	line(out, "CPU", "%s (%s)", *facts->cpu_name ? facts->cpu_name : "unknown",
 	     *facts->cpu_vendor ? facts->cpu_vendor : "vendor unknown");
@@ -98,10 +99,11 @@ static void report_kvm(FILE *out, const struct host_facts *facts, const struct c
 		     switch_text(facts->intel_nested), switch_text(facts->intel_ept),
 		     switch_text(facts->intel_unrestricted_guest), switch_text(facts->intel_shadow_vmcs));
 	if (facts->kvm_amd_loaded)
-		line(out, "kvm_amd", "nested %s, npt %s", switch_text(facts->amd_nested), switch_text(facts->amd_npt));
+		line(out, "kvm_amd", "nested %s, npt %s", switch_text(facts->amd_nested),
+		     switch_text(facts->amd_npt));
 	if (!facts->kvm_intel_loaded && !facts->kvm_amd_loaded)
-		line(out, "KVM modules", "%s", facts->kvm_loaded ? "kvm is loaded, kvm_intel and kvm_amd are not"
-							    : "not loaded");
+		line(out, "KVM modules", "%s",
+		     facts->kvm_loaded ? "kvm is loaded, kvm_intel and kvm_amd are not" : "not loaded");
 }
 
 /* One line where `holds`; returns it. */
@@ -122,7 +124,8 @@ static void report_others(FILE *out, const struct host_facts *facts)
 	any |= other(out, facts->vboxdrv, "VirtualBox",
 		     "vboxdrv is loaded; while its machines run, it holds VT-x or AMD-V");
 	any |= other(out, facts->xen, "Xen", "this system runs under Xen, which holds VT-x or AMD-V itself");
-	any |= other(out, hyperv, "Hyper-V", "holds VT-x or AMD-V; a guest gets it only where Hyper-V exposes it");
+	any |= other(out, hyperv, "Hyper-V",
+	             "holds VT-x or AMD-V; a guest gets it only where Hyper-V exposes it");
 	if (facts->kvm_users)
 		line(out, "KVM", "has %u user%s now", facts->kvm_users, facts->kvm_users == 1 ? "" : "s");
 	if (!any)
@@ -165,7 +168,8 @@ static void report_commands(FILE *out, const struct host_facts *facts)
 	if (facts->svm && !facts->kvm_amd_loaded)
 		command(out, &first, "load KVM", "sudo modprobe kvm_amd");
 	if (facts->kvm == KVM_DEVICE_FORBIDDEN)
-		command(out, &first, "let this user open /dev/kvm (then log in again)", "sudo adduser $USER kvm");
+		command(out, &first, "let this user open /dev/kvm (then log in again)",
+		        "sudo adduser $USER kvm");
 	if (facts->kvm_intel_loaded && facts->intel_nested == FACT_OFF)
 		command(out, &first, "give guests of KVM VT-x (no virtual machine may run)",
 			"sudo modprobe -r kvm_intel && sudo modprobe kvm_intel nested=1");
@@ -194,7 +198,8 @@ void check_report(FILE *out, const struct host_facts *facts, const struct check_
 	else if (result->soft_usable)
 		line(out, "Nestor will use", "the software engine, which needs nothing of the above");
 	else
-		line(out, "Nestor will use", "nothing: %s", result->soft_problem ? result->soft_problem : "no engine");
+		line(out, "Nestor will use", "nothing: %s",
+		     result->soft_problem ? result->soft_problem : "no engine");
 	report_commands(out, facts);
 }
 

@@ -43,9 +43,9 @@ int command_monitor(int argc, char **argv);
 int command_qmp(int argc, char **argv);
 int command_nmi(int argc, char **argv);
 
-extern const char help_run[], help_check[], help_cpu_models[], help_ps[], help_stop[], help_reset[], help_pause[],
-	help_resume[], help_wakeup[], help_console[], help_screenshot[], help_send_key[], help_eject[], help_insert[],
-	help_info[], help_monitor[], help_qmp[], help_nmi[];
+extern const char help_run[], help_check[], help_cpu_models[], help_ps[], help_stop[], help_reset[],
+    help_pause[], help_resume[], help_wakeup[], help_console[], help_screenshot[], help_send_key[],
+    help_eject[], help_insert[], help_info[], help_monitor[], help_qmp[], help_nmi[];
 
 /* nestor --help. Returns a negative number where it cannot be written. */
 int print_main_help(FILE *out);

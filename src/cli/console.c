@@ -110,7 +110,8 @@ static bool forward_input(struct console *console)
 /* Both ways until the user detaches or the machine ends. */
 static void connect_both(struct console *console)
 {
-	struct pollfd fd[2] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = console->socket, .events = POLLIN}};
+	struct pollfd fd[2] = {{.fd = STDIN_FILENO, .events = POLLIN},
+	                       {.fd = console->socket, .events = POLLIN}};
 	char data[4096];
 
 	while (!console->detached) {
@@ -158,7 +159,8 @@ static int attach(const char *name, long port)
 	terminal_restore();
 	close(console.socket);
 	if (console.terminal)
-		say(console.detached ? "\nnestor: detached\n" : "\nnestor: the machine has ended the connection\n");
+		say(console.detached ? "\nnestor: detached\n"
+		                     : "\nnestor: the machine has ended the connection\n");
 	return STATUS_OK;
 }
 

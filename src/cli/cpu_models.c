@@ -30,14 +30,16 @@ int command_cpu_models(int argc, char **argv)
 			fputs(help_cpu_models, stdout);
 			return STATUS_OK;
 		}
-		return usage_error("cpu-models", "%s: takes no options (see nestor cpu-models --help)", argv[1]);
+		return usage_error("cpu-models", "%s: takes no options (see nestor cpu-models --help)",
+		                   argv[1]);
 	}
 	for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
 		struct cpu_model_request request = {.model = models[i].name, .nested_vmx = true, .cpu_count = 1};
 		struct cpu_model model;
 		bool carried = cpu_model_make(&model, &request) == 0;
 
-		printf("%-10s  %s%s\n", models[i].name, models[i].meaning, carried && best ? "; the default here" : "");
+		printf("%-10s  %s%s\n", models[i].name, models[i].meaning,
+		       carried && best ? "; the default here" : "");
 		if (!carried)
 			printf("            not on this host: %s\n", error_text());
 		best = best && !carried;

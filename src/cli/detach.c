@@ -28,7 +28,8 @@ static _Noreturn void wait_for_start(pid_t child, int fd, const char *name)
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;
 	if (WIFSIGNALED(status))
-		fprintf(stderr, "nestor run: the machine's process was killed by signal %d\n", WTERMSIG(status));
+		fprintf(stderr, "nestor run: the machine's process was killed by signal %d\n",
+		        WTERMSIG(status));
 	exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 }
 

@@ -49,8 +49,9 @@ int command_eject(int argc, char **argv)
 
 int command_insert(int argc, char **argv)
 {
-	struct vm_arguments arguments = {.option = {{.name = "--drive", .takes_value = true}, {.name = "--force"},
-						    {.name = "--format", .takes_value = true}}};
+	struct vm_arguments arguments = {.option = {{.name = "--drive", .takes_value = true},
+	                                            {.name = "--force"},
+	                                            {.name = "--format", .takes_value = true}}};
 	int status = vm_parse(&arguments, "insert", help_insert, argc, argv, "the NAME of a machine and a FILE", 2, 2);
 	char path[2 * PATH_MAX];
 	json_t *object;

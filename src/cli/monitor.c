@@ -17,8 +17,8 @@ const char help_monitor[] =
 int command_monitor(int argc, char **argv)
 {
 	struct vm_arguments arguments = {.option = {{.name = "--cpu", .takes_value = true}}};
-	int status = vm_parse(&arguments, "monitor", help_monitor, argc, argv, "the NAME of a machine and a line", 2,
-			      VM_WORDS_MAX);
+	int status = vm_parse(&arguments, "monitor", help_monitor, argc, argv,
+	                      "the NAME of a machine and a line", 2, VM_WORDS_MAX);
 	char line[256] = "";
 	long cpu = 0;
 

@@ -27,7 +27,8 @@ static const char *uptime_text(json_int_t seconds, char *text, size_t size)
 
 	if (days)
 		length = snprintf(text, size, "%dd ", days);
-	snprintf(text + length, size - (size_t)length, "%02d:%02d:%02d", rest / 3600, rest / 60 % 60, rest % 60);
+	snprintf(text + length, size - (size_t)length, "%02d:%02d:%02d", rest / 3600, rest / 60 % 60,
+	         rest % 60);
 	return text;
 }
 
@@ -67,7 +68,8 @@ static void print_table(json_t *list)
 
 		width = length > width ? length : width;
 	}
-	printf("%-*s  %7s  %-14s  %4s  %7s  %s\n", (int)width, "NAME", "PID", "STATE", "CPUS", "MEMORY", "UPTIME");
+	printf("%-*s  %7s  %-14s  %4s  %7s  %s\n", (int)width, "NAME", "PID", "STATE", "CPUS", "MEMORY",
+	       "UPTIME");
 	json_array_foreach(list, index, row) {
 		const char *name = json_string_value(json_object_get(row, "name"));
 		const char *status = json_string_value(json_object_get(row, "status"));

@@ -47,7 +47,8 @@ int command_qmp(int argc, char **argv)
 	text = message ? json_dumps(message, JSON_COMPACT) : NULL;
 	json_decref(message);
 	if (!text)
-		return usage_error("qmp", "%s: not JSON: %s", arguments.word[arguments.count - 1], problem.text);
+		return usage_error("qmp", "%s: not JSON: %s", arguments.word[arguments.count - 1],
+		                   problem.text);
 	client = vm_connect("qmp", arguments.word[0], ANSWER_MS);
 	if (!client) {
 		free(text);

@@ -20,10 +20,12 @@ static void print_state_hash(struct machine *machine)
 	if (machine_state_hash(machine, &hash, &instructions))
 		fprintf(stderr, "nestor: %s\n", error_text());
 	else
-		fprintf(stderr, "nestor: state hash %016" PRIx64 " after %" PRIu64 " instructions\n", hash, instructions);
+		fprintf(stderr, "nestor: state hash %016" PRIx64 " after %" PRIu64 " instructions\n", hash,
+		        instructions);
 }
 
-static int run_machine(struct session *session, const struct options *options, const struct machine_config *config)
+static int run_machine(struct session *session, const struct options *options,
+                       const struct machine_config *config)
 {
 	const struct engine_ops *engine;
 	struct cpu_model model;

@@ -14,8 +14,8 @@ const char help_screenshot[] =
 int command_screenshot(int argc, char **argv)
 {
 	struct vm_arguments arguments = {.count = 0};
-	int status = vm_parse(&arguments, "screenshot", help_screenshot, argc, argv, "the NAME of a machine and a FILE.png",
-			      2, 2);
+	int status = vm_parse(&arguments, "screenshot", help_screenshot, argc, argv,
+	                      "the NAME of a machine and a FILE.png", 2, 2);
 	char path[2 * PATH_MAX];
 
 	if (status < 0)

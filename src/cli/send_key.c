@@ -34,8 +34,8 @@ static json_t *chord_of(const char *word, long hold_ms)
 int command_send_key(int argc, char **argv)
 {
 	struct vm_arguments arguments = {.option = {{.name = "--hold", .takes_value = true}}};
-	int status = vm_parse(&arguments, "send-key", help_send_key, argc, argv, "the NAME of a machine and KEYS", 2,
-			      VM_WORDS_MAX);
+	int status = vm_parse(&arguments, "send-key", help_send_key, argc, argv,
+	                      "the NAME of a machine and KEYS", 2, VM_WORDS_MAX);
 	long hold_ms = 100;
 
 	if (status >= 0)
@@ -49,7 +49,8 @@ int command_send_key(int argc, char **argv)
 		/* A second press would end the first one. */
 		const struct timespec pressed = {hold_ms / 1000, hold_ms % 1000 * 1000000 + 10000000};
 
-		status = vm_execute("send-key", arguments.word[0], "send-key", chord_of(arguments.word[i], hold_ms));
+		status = vm_execute("send-key", arguments.word[0], "send-key",
+		                    chord_of(arguments.word[i], hold_ms));
 		if (status)
 			return status;
 		nanosleep(&pressed, NULL);

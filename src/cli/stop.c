@@ -62,7 +62,8 @@ static int shut_down(struct control_client *client, const char *name, long timeo
 	event = client_wait_event(client, "SHUTDOWN", timeout_s ? (int)timeout_s * 1000 : -1);
 	if (event >= 0)
 		return await_end(name);
-	fprintf(stderr, "nestor stop: %s: the guest has not shut down within %ld seconds; ending it\n", name, timeout_s);
+	fprintf(stderr, "nestor stop: %s: the guest has not shut down within %ld seconds; ending it\n", name,
+	        timeout_s);
 	return quit(client, name);
 }
 

@@ -19,13 +19,16 @@ static int take_option(struct vm_arguments *arguments, const char *command, char
 	for (size_t i = 0; i < sizeof(arguments->option) / sizeof(arguments->option[0]); i++) {
 		if (!arguments->option[i].name)
 			break;
-		if (strlen(arguments->option[i].name) != length || memcmp(arguments->option[i].name, word, length) != 0)
+		if (strlen(arguments->option[i].name) != length ||
+		    memcmp(arguments->option[i].name, word, length) != 0)
 			continue;
 		if (!arguments->option[i].takes_value && equals)
 			return usage_error(command, "%.*s takes no value", (int)length, word);
 		if (arguments->option[i].takes_value && !equals && *at + 1 == argc)
 			return usage_error(command, "%s needs a value (see nestor %s --help)", word, command);
-		arguments->option[i].value = !arguments->option[i].takes_value ? "" : equals ? equals + 1 : argv[++*at];
+		arguments->option[i].value = !arguments->option[i].takes_value ? ""
+		                             : equals                          ? equals + 1
+		                                                               : argv[++*at];
 		return -1;
 	}
 	return usage_error(command, "unknown option %s (see nestor %s --help)", word, command);
@@ -52,10 +55,12 @@ int vm_parse(struct vm_arguments *arguments, const char *command, const char *he
 			continue;
 		}
 		if (arguments->count == VM_WORDS_MAX || arguments->count == high)
-			return usage_error(command, "%s: one word too many; give %s", argv[i], *usage ? usage : "none");
+			return usage_error(command, "%s: one word too many; give %s", argv[i],
+			                   *usage ? usage : "none");
 		arguments->word[arguments->count++] = argv[i];
 	}
-	return arguments->count < low ? usage_error(command, "give %s (see nestor %s --help)", usage, command) : -1;
+	return arguments->count < low ? usage_error(command, "give %s (see nestor %s --help)", usage, command)
+	                              : -1;
 }
 
 int vm_number(const char *command, const char *option, const char *text, long low, long high, long *value)
@@ -64,7 +69,8 @@ int vm_number(const char *command, const char *option, const char *text, long lo
 
 	*value = strtol(text, &end, 10);
 	if (end == text || *end || *value < low || *value > high)
-		return usage_error(command, "%s %s: must be a number from %ld to %ld", option, text, low, high);
+		return usage_error(command, "%s %s: must be a number from %ld to %ld", option, text, low,
+		                   high);
 	return -1;
 }
 

@@ -19,7 +19,8 @@ static int format_of(struct properties *list, const char **format)
 	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++)
 		if (!strcmp(*format, formats[i]))
 			return 0;
-	return error_set(EINVAL, "%s %s: format must be raw, qcow2, vmdk, vhdx or vdi", list->option, list->text);
+	return error_set(EINVAL, "%s %s: format must be raw, qcow2, vmdk, vhdx or vdi", list->option,
+	                 list->text);
 }
 
 static int interface_of(struct properties *list, enum disk_interface *interface)
@@ -41,10 +42,12 @@ static int serial_of(struct properties *list, const char **serial)
 	if (!*serial)
 		return 0;
 	if (!**serial || strlen(*serial) > SERIAL_MAX)
-		return error_set(EINVAL, "%s %s: serial must have 1 to %d characters", list->option, list->text, SERIAL_MAX);
+		return error_set(EINVAL, "%s %s: serial must have 1 to %d characters", list->option,
+		                 list->text, SERIAL_MAX);
 	for (const char *p = *serial; *p; p++)
 		if (*p < 0x20 || *p > 0x7e)
-			return error_set(EINVAL, "%s %s: serial must be printable ASCII", list->option, list->text);
+			return error_set(EINVAL, "%s %s: serial must be printable ASCII", list->option,
+			                 list->text);
 	return 0;
 }
 
@@ -87,9 +90,11 @@ static int cdrom_of(struct properties *list, struct disk_config *disk)
 	if (disk->file && !strcmp(disk->file, "none")) {
 		disk->file = NULL;
 		if (disk->format)
-			return error_set(EINVAL, "%s %s: an empty drive has no format", list->option, list->text);
+			return error_set(EINVAL, "%s %s: an empty drive has no format", list->option,
+			                 list->text);
 	}
-	return error ? error : properties_check_used(list, "after the file come format=, serial= and bootindex=");
+	return error ? error
+	             : properties_check_used(list, "after the file come format=, serial= and bootindex=");
 }
 
 /* What one disk cannot know. */
@@ -103,16 +108,18 @@ static int check_together(const struct machine_config *machine, const struct pro
 
 		ahci += disk->interface == DISK_AHCI;
 		if (disk != last && disk->boot_index >= 0 && disk->boot_index == last->boot_index)
-			return error_set(EINVAL, "%s %s: %s has bootindex=%d already", list->option, list->text,
-					 disk->file ? disk->file : "an empty drive", disk->boot_index);
+			return error_set(EINVAL, "%s %s: %s has bootindex=%d already", list->option,
+			                 list->text, disk->file ? disk->file : "an empty drive",
+			                 disk->boot_index);
 	}
 	if (ahci > AHCI_DISKS)
-		return error_set(EINVAL, "%s %s: the AHCI controller has only %d ports; use if=virtio", list->option, list->text,
-				 AHCI_DISKS);
+		return error_set(EINVAL, "%s %s: the AHCI controller has only %d ports; use if=virtio",
+		                 list->option, list->text, AHCI_DISKS);
 	return 0;
 }
 
-int disk_options_add(struct disk_options *options, struct machine_config *machine, const char *text, bool cdrom)
+int disk_options_add(struct disk_options *options, struct machine_config *machine, const char *text,
+                     bool cdrom)
 {
 	const char *option = cdrom ? "--cdrom" : "--disk";
 	struct properties *list = &options->text[options->count];

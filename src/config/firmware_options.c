@@ -71,7 +71,8 @@ static int fw_cfg_of(struct machine_config *machine, struct properties *list)
 	if (result)
 		return result;
 	if (!name || !*name || !file == !text || (file && !*file))
-		return error_set(EINVAL, "--fw-cfg %s: must be NAME,file=PATH or NAME,string=TEXT", list->text);
+		return error_set(EINVAL, "--fw-cfg %s: must be NAME,file=PATH or NAME,string=TEXT",
+		                 list->text);
 	if (strlen(name) >= sizeof(item->name))
 		return error_set(EINVAL, "--fw-cfg %s: the name must be shorter than %zu bytes", list->text,
 				 sizeof(item->name));
@@ -114,7 +115,8 @@ int uuid_option(struct options *options, const char *value)
 		p += 2;
 	}
 	if (!good)
-		return error_set(EINVAL, "--uuid %s: must be like 2f9ad7a4-5f0c-4a52-9cf1-0a4c2c5be1c4", value);
+		return error_set(EINVAL, "--uuid %s: must be like 2f9ad7a4-5f0c-4a52-9cf1-0a4c2c5be1c4",
+		                 value);
 	return 0;
 }
 
@@ -129,7 +131,8 @@ static int find_files(struct machine_config *machine, const struct firmware_file
 		machine->firmware_vars_template = file->variables;
 		return 0;
 	}
-	return error_set(ENOENT, "--firmware %s: the firmware is not installed: apt install %s", wanted, package);
+	return error_set(ENOENT, "--firmware %s: the firmware is not installed: apt install %s", wanted,
+	                 package);
 }
 
 /* A system without a UUID of its own: libvirt and cloud-init want one, and the same in every run. */

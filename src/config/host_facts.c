@@ -77,7 +77,8 @@ static bool has_word(const char *line, const char *word)
 	size_t length = strlen(word);
 
 	for (const char *p = line; (p = strstr(p, word)); p += length)
-		if ((p == line || p[-1] == ' ' || p[-1] == '\t') && (!p[length] || strchr(" \t\n", p[length])))
+		if ((p == line || p[-1] == ' ' || p[-1] == '\t') &&
+		    (!p[length] || strchr(" \t\n", p[length])))
 			return true;
 	return false;
 }
@@ -175,8 +176,8 @@ static void probe_kvm(struct host_facts *facts, const char *root, const struct h
 		if (version < 0)
 			snprintf(facts->kvm_problem, sizeof(facts->kvm_problem), "%s", strerror(-version));
 		else
-			snprintf(facts->kvm_problem, sizeof(facts->kvm_problem), "its API version is %d, not %d",
-				 version, KVM_API_VERSION);
+			snprintf(facts->kvm_problem, sizeof(facts->kvm_problem),
+			         "its API version is %d, not %d", version, KVM_API_VERSION);
 	}
 }
 

@@ -147,8 +147,9 @@ static int choices_of(const char *option, const struct choice *table, const char
 		const struct choice *row = choice_find(table, word, length);
 
 		if (!row)
-			return error_set(EINVAL, "--%s %s: '%.*s' is not known; a list of %s, separated by commas",
-					 option, list, (int)length, word, choices_text(table));
+			return error_set(EINVAL,
+			                 "--%s %s: '%.*s' is not known; a list of %s, separated by commas",
+			                 option, list, (int)length, word, choices_text(table));
 		*mask |= row->value;
 		if (!word[length])
 			return 0;
@@ -188,10 +189,11 @@ int options_size(const char *what, const char *text, uint64_t *bytes)
 		return error_set(EINVAL, "%s %s: must be a size such as 512M or 1G", what, text);
 	unit = *p ? strchr(units, *p & ~0x20) : NULL;
 	if (!unit)
-		return error_set(EINVAL, "%s %s: a size needs a unit K, M, G or T, such as 512M or 1G", what, text);
+		return error_set(EINVAL, "%s %s: a size needs a unit K, M, G or T, such as 512M or 1G", what,
+		                 text);
 	if (strcmp(p + 1, "") && strcmp(p + 1, "B") && strcmp(p + 1, "iB"))
-		return error_set(EINVAL, "%s %s: '%s' after the unit; must be a size such as 512M or 1G", what, text,
-				 p + 1);
+		return error_set(EINVAL, "%s %s: '%s' after the unit; must be a size such as 512M or 1G",
+		                 what, text, p + 1);
 	shift = 10 * (unsigned)(unit - units + 1);
 	if (number > UINT64_MAX >> shift)
 		return error_set(EINVAL, "%s %s: this size is too large", what, text);
@@ -232,8 +234,8 @@ static int cpu_of(const char *text, struct options *options)
 		size_t length = strcspn(word, ",");
 
 		if (length < 2 || (*word != '+' && *word != '-'))
-			return error_set(EINVAL, "--cpu %s: '%.*s' must be +feature or -feature", text, (int)length,
-					 word);
+			return error_set(EINVAL, "--cpu %s: '%.*s' must be +feature or -feature", text,
+			                 (int)length, word);
 		word = word[length] ? word + length + 1 : NULL;
 	}
 	options->machine.cpu.model = options->cpu_model;
@@ -255,10 +257,12 @@ static int serial_of(const char *text, struct machine_config *machine, unsigned 
 	if (!known)
 		return error_set(EINVAL, "--serial %s: must be stdio, pty, null, console, file:PATH or unix:PATH", text);
 	if (*count == MACHINE_SERIAL_PORTS)
-		return error_set(EINVAL, "--serial %s: there are only %d serial ports", text, MACHINE_SERIAL_PORTS);
+		return error_set(EINVAL, "--serial %s: there are only %d serial ports", text,
+		                 MACHINE_SERIAL_PORTS);
 	for (unsigned i = 0; i < *count; i++)
 		if (!strcmp(text, "stdio") && !strcmp(machine->serial[i], "stdio"))
-			return error_set(EINVAL, "--serial stdio: only one serial port can have the terminal");
+			return error_set(EINVAL,
+			                 "--serial stdio: only one serial port can have the terminal");
 	machine->serial[(*count)++] = text;
 	return 0;
 }
@@ -270,7 +274,8 @@ int options_tune_list(FILE *out)
 #define TUNE(name, word, text) fprintf(out, "%-16s %s\n", word, text);
 #include "engine/tune.def"
 #undef TUNE
-	fprintf(out, "%-16s %s\n", TUNE_CODE_MEMORY "SIZE", "after so much translated code, such as 1M, all is translated anew");
+	fprintf(out, "%-16s %s\n", TUNE_CODE_MEMORY "SIZE",
+	        "after so much translated code, such as 1M, all is translated anew");
 	return fflush(out);
 }
 
@@ -286,8 +291,9 @@ static int code_memory_of(const char *word, size_t length, uint64_t *bytes)
 	if (result)
 		return result;
 	if (*bytes < ENGINE_CODE_MEMORY_MIN || *bytes > ENGINE_CODE_MEMORY_MAX || *bytes % 4096)
-		return error_set(EINVAL, "--tune %s%s: must be from %uK to %uM, a multiple of 4K", TUNE_CODE_MEMORY, text,
-				 ENGINE_CODE_MEMORY_MIN >> 10, ENGINE_CODE_MEMORY_MAX >> 20);
+		return error_set(EINVAL, "--tune %s%s: must be from %uK to %uM, a multiple of 4K",
+		                 TUNE_CODE_MEMORY, text, ENGINE_CODE_MEMORY_MIN >> 10,
+		                 ENGINE_CODE_MEMORY_MAX >> 20);
 	return 0;
 }
 
@@ -295,7 +301,8 @@ static int code_memory_of(const char *word, size_t length, uint64_t *bytes)
 static int tune_one(const char *list, const char *word, size_t length, struct machine_config *machine)
 {
 	const char *equals = memchr(word, '=', length), *value = equals ? equals + 1 : word + length;
-	size_t name_length = (size_t)((equals ? equals : value) - word), value_length = length - (size_t)(value - word);
+	size_t name_length = (size_t)((equals ? equals : value) - word),
+	       value_length = length - (size_t)(value - word);
 	const struct choice *row = choice_find(tune_choices, word, name_length);
 	const struct choice *set = choice_find(switch_choices, value, value_length);
 
@@ -305,8 +312,8 @@ static int tune_one(const char *list, const char *word, size_t length, struct ma
 		return error_set(EINVAL, "--tune %s: '%.*s' is not known; must be list, code-memory=SIZE, or =off or =on after %s", list,
 				 (int)name_length, word, choices_text(tune_choices));
 	if (!set)
-		return error_set(EINVAL, "--tune %s: '%.*s' must be %s=off or %s=on", list, (int)length, word, row->word,
-				 row->word);
+		return error_set(EINVAL, "--tune %s: '%.*s' must be %s=off or %s=on", list, (int)length, word,
+		                 row->word, row->word);
 	machine->tune_off = set->value ? machine->tune_off & ~row->value : machine->tune_off | row->value;
 	return 0;
 }
@@ -336,7 +343,8 @@ static int device_of(const char *text, struct options *options)
 	if (!strcmp(text, "list"))
 		options->device_list = true;
 	else if (machine->device_count == MACHINE_OPTIONAL_DEVICES)
-		return error_set(EINVAL, "--device %s: at most %d such devices", text, MACHINE_OPTIONAL_DEVICES);
+		return error_set(EINVAL, "--device %s: at most %d such devices", text,
+		                 MACHINE_OPTIONAL_DEVICES);
 	else
 		machine->device[machine->device_count++] = text;
 	return 0;
@@ -384,7 +392,8 @@ static int apply(struct options *options, int code, const char *value, unsigned 
 		if (!*value || *value == ' ')
 			return error_set(EINVAL, "--module: must be \"FILE [ARGUMENTS]\"");
 		if (machine->module_count == MACHINE_BOOT_MODULES)
-			return error_set(EINVAL, "--module %s: at most %d modules", value, MACHINE_BOOT_MODULES);
+			return error_set(EINVAL, "--module %s: at most %d modules", value,
+			                 MACHINE_BOOT_MODULES);
 		machine->module[machine->module_count++] = value;
 		return 0;
 	case OPTION_BOOT:
@@ -509,19 +518,23 @@ static int check_boot_order(const struct machine_config *machine)
 static int check_together(const struct machine_config *machine)
 {
 	for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++)
-		if (machine->serial[i] && !strcmp(machine->serial[i], "stdio") && has_terminal(machine->console))
+		if (machine->serial[i] && !strcmp(machine->serial[i], "stdio") &&
+		    has_terminal(machine->console))
 			return error_set(EINVAL, "--serial stdio and --console stdio: only one can have the terminal");
 	if (!machine->kernel && !machine->firmware)
-		return error_set(EINVAL, "nothing to run: give --kernel FILE, --disk FILE or --firmware uefi (see nestor run --help)");
+		return error_set(EINVAL, "nothing to run: give --kernel FILE, --disk FILE or --firmware uefi "
+		                         "(see nestor run --help)");
 	if (!machine->kernel && (machine->initrd || machine->append || machine->module_count))
 		return error_set(EINVAL, "--initrd, --append and --module need --kernel");
 	if (machine->firmware && machine->module_count)
 		return error_set(EINVAL, "--module: firmware loads no modules; leave --firmware out");
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->engine == MACHINE_ENGINE_KVM)
-		return error_set(EINVAL, "--clock deterministic needs --engine soft: hardware does not count alike");
+		return error_set(EINVAL,
+		                 "--clock deterministic needs --engine soft: hardware does not count alike");
 	if (machine->clock == ENGINE_CLOCK_DETERMINISTIC && machine->cpu.tsc_hz > DETERMINISTIC_TSC_HZ)
-		return error_set(EINVAL, "--tsc %llu: at most %u under --clock deterministic, one instruction per ns",
-				 (unsigned long long)machine->cpu.tsc_hz, DETERMINISTIC_TSC_HZ);
+		return error_set(EINVAL,
+		                 "--tsc %llu: at most %u under --clock deterministic, one instruction per ns",
+		                 (unsigned long long)machine->cpu.tsc_hz, DETERMINISTIC_TSC_HZ);
 	return check_boot_order(machine);
 }
 
@@ -534,7 +547,8 @@ static int check_control(const struct options *options)
 		const char *serial = options->machine.serial[i];
 
 		if (serial && !strcmp(serial, "stdio") && options->detach)
-			return error_set(EINVAL, "--detach leaves the terminal: --serial stdio needs it; --serial console does not");
+			return error_set(EINVAL, "--detach leaves the terminal: --serial stdio needs it; "
+			                         "--serial console does not");
 		if (serial && !strcmp(serial, "console") && !options->name && !options->detach)
 			return error_set(EINVAL, "--serial console needs --name NAME, by which nestor console finds it");
 	}
@@ -592,14 +606,16 @@ int options_parse(struct options *options, int argc, char **argv)
 		if (code == 'd')
 			code = OPTION_DETACH;
 		if (code == ':')
-			return error_set(EINVAL, "%s needs a value (see nestor run --help)", argv[optind - 1]);
+			return error_set(EINVAL, "%s needs a value (see nestor run --help)",
+			                 argv[optind - 1]);
 		if (code == '?') {
 			/* optopt: the code of an option that takes no value; else the word is at `at`. */
 			const char *word = argv[optind > at ? optind - 1 : at];
 
 			if (optopt >= OPTION_KERNEL)
 				return error_set(EINVAL, "%s: takes no value", word);
-			return error_set(EINVAL, "unknown or ambiguous option %s (see nestor run --help)", word);
+			return error_set(EINVAL, "unknown or ambiguous option %s (see nestor run --help)",
+			                 word);
 		}
 		result = apply(options, code, optarg, &serial_count);
 		if (result || options->tune_list || options->device_list)
@@ -611,9 +627,12 @@ int options_parse(struct options *options, int argc, char **argv)
 		optind = argc;
 	}
 	if (optind < argc)
-		return error_set(EINVAL, "%s: not an option; did you mean --kernel %s?", argv[optind], argv[optind]);
+		return error_set(EINVAL, "%s: not an option; did you mean --kernel %s?", argv[optind],
+		                 argv[optind]);
 	if (!serial_count)
-		options->machine.serial[0] = options->detach ? "console" : has_terminal(options->machine.console) ? "null" : "stdio";
+		options->machine.serial[0] = options->detach                          ? "console"
+		                             : has_terminal(options->machine.console) ? "null"
+		                                                                      : "stdio";
 	result = host_root_complete(&options->host_root, &options->machine, serial_count > 0);
 	if (result)
 		return result;
@@ -621,7 +640,8 @@ int options_parse(struct options *options, int argc, char **argv)
 	if (!options->no_network && !options->machine.net_count && !options->machine.kernel)
 		net_options_default(&options->machine);
 	/* A deterministic run counts guest instructions, which only the software engine can. */
-	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC && options->machine.engine == MACHINE_ENGINE_AUTO)
+	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC &&
+	    options->machine.engine == MACHINE_ENGINE_AUTO)
 		options->machine.engine = MACHINE_ENGINE_SOFT;
 	/* One tick per instruction, and not the host's rate: the guest is told of it. */
 	if (options->machine.clock == ENGINE_CLOCK_DETERMINISTIC && !options->machine.cpu.tsc_hz)

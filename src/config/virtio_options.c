@@ -43,8 +43,8 @@ static int tag_of(struct properties *list, const struct machine_config *machine,
 		                 SHARE_TAG_MAX);
 	for (unsigned i = 0; i < machine->share_count; i++)
 		if (!strcmp(*tag, machine->share[i].tag))
-			return error_set(EINVAL, "%s %s: another share has the tag '%s'; give tag=NAME", list->option,
-			                 list->text, *tag);
+			return error_set(EINVAL, "%s %s: another share has the tag '%s'; give tag=NAME",
+			                 list->option, list->text, *tag);
 	return 0;
 }
 
@@ -64,8 +64,8 @@ static int parse_share(struct properties *list, struct machine_config *machine)
 	if (!error)
 		error = properties_check_used(list, "tag, readonly and copy-on-write");
 	if (!error && share.read_only && share.copy_on_write)
-		error = error_set(EINVAL, "%s %s: readonly and copy-on-write exclude each other", list->option,
-		                  list->text);
+		error = error_set(EINVAL, "%s %s: readonly and copy-on-write exclude each other",
+		                  list->option, list->text);
 	if (!error)
 		machine->share[machine->share_count++] = share;
 	return error;

@@ -31,8 +31,8 @@ struct listing {
 static void add_name(void *context, const char *name, int pid)
 {
 	struct listing *listing = context;
-	int written = snprintf(listing->text + listing->length, sizeof(listing->text) - listing->length, "%s%s",
-	                       listing->length ? ", " : "", name);
+	int written = snprintf(listing->text + listing->length, sizeof(listing->text) - listing->length,
+	                       "%s%s", listing->length ? ", " : "", name);
 
 	if (written > 0 && listing->length + (size_t)written < sizeof(listing->text))
 		listing->length += (size_t)written;
@@ -48,7 +48,9 @@ static int no_such_machine(const char *name)
 	if (count < 0)
 		return count;
 	if (!count)
-		return error_set(ENOENT, "no machine named %s runs, nor any other; nestor run --name %s starts one", name, name);
+		return error_set(ENOENT,
+		                 "no machine named %s runs, nor any other; nestor run --name %s starts one",
+		                 name, name);
 	return error_set(ENOENT, "no machine named %s runs; these do: %s", name, listing.text);
 }
 
@@ -84,7 +86,9 @@ static int read_more(struct control_client *client, int64_t until)
 		return errno == EINTR ? 0 : error_set(errno, "%s: %s", client->name, strerror(errno));
 	got = recv(client->fd, client->input + client->size, client->room - client->size, 0);
 	if (got < 0)
-		return errno == EINTR ? 0 : errno == ECONNRESET ? 1 : error_set(errno, "%s: %s", client->name, strerror(errno));
+		return errno == EINTR        ? 0
+		       : errno == ECONNRESET ? 1
+		                             : error_set(errno, "%s: %s", client->name, strerror(errno));
 	client->size += (size_t)got;
 	return got == 0;
 }

@@ -7,8 +7,8 @@
 
 #include "control/framing.h"
 
-static const struct control_command *const tables[] = {commands_run, commands_query, commands_input, commands_media,
-                                                     commands_debug};
+static const struct control_command *const tables[] = {commands_run, commands_query, commands_input,
+                                                       commands_media, commands_debug};
 
 json_t *command_fail(struct command_error *error, const char *format, ...)
 {
@@ -46,8 +46,8 @@ static json_t *version(void)
 
 	sscanf(NESTOR_VERSION, "%d.%d.%d", &major, &minor, &micro);
 	/* Clients of QMP look for this name. */
-	return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "micro", micro, "minor", minor, "major", major, "package",
-	                 "nestor-" NESTOR_VERSION);
+	return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "micro", micro, "minor", minor, "major", major,
+	                 "package", "nestor-" NESTOR_VERSION);
 }
 
 json_t *command_greeting(void)
@@ -127,7 +127,8 @@ static bool check_arguments(const char *specification, json_t *arguments, struct
 			return false;
 		}
 		if (!has_type(value, *type)) {
-			command_fail(error, "Invalid parameter type for '%s', expected: %s", key, type_name(*type));
+			command_fail(error, "Invalid parameter type for '%s', expected: %s", key,
+			             type_name(*type));
 			return false;
 		}
 	}
@@ -153,12 +154,15 @@ static json_t *negotiate(json_t *arguments, bool *negotiated, struct command_err
 		return NULL;
 	if (*negotiated) {
 		error->class = "CommandNotFound";
-		snprintf(error->text, sizeof(error->text), "Capabilities negotiation is already complete, command ignored");
+		snprintf(error->text, sizeof(error->text),
+		         "Capabilities negotiation is already complete, command ignored");
 		return NULL;
 	}
 	if (json_array_size(enable))
 		return command_fail(error, "Capability %s not available",
-		                    json_is_string(json_array_get(enable, 0)) ? json_string_value(json_array_get(enable, 0)) : "");
+		                    json_is_string(json_array_get(enable, 0))
+		                        ? json_string_value(json_array_get(enable, 0))
+		                        : "");
 	*negotiated = true;
 	return json_object();
 }
@@ -186,12 +190,15 @@ static json_t *dispatch(struct control_state *state, const char *name, json_t *a
 		snprintf(error->text, sizeof(error->text), "The command %.200s has not been found", name);
 		return NULL;
 	}
-	return check_arguments(command->arguments, arguments, error) ? command->run(state, arguments, error) : NULL;
+	return check_arguments(command->arguments, arguments, error) ? command->run(state, arguments, error)
+	                                                             : NULL;
 }
 
-static json_t *execute(struct control_state *state, json_t *request, bool *negotiated, struct command_error *error)
+static json_t *execute(struct control_state *state, json_t *request, bool *negotiated,
+                       struct command_error *error)
 {
-	json_t *name = json_object_get(request, "execute"), *arguments = json_object_get(request, "arguments"), *value;
+	json_t *name = json_object_get(request, "execute"),
+	       *arguments = json_object_get(request, "arguments"), *value;
 	json_t *empty = NULL, *result;
 	const char *key;
 
@@ -227,9 +234,11 @@ json_t *command_execute(struct control_state *state, const char *text, size_t le
 	if (result)
 		answer = json_pack("{s:o}", "return", result);
 	else
-		answer = json_pack("{s:{s:s,s:s%}}", "error", "class", error.class, "desc", error.text, strlen(error.text));
+		answer = json_pack("{s:{s:s,s:s%}}", "error", "class", error.class, "desc", error.text,
+		                   strlen(error.text));
 	if (!answer) /* a text that is cut within a character is no text */
-		answer = json_pack("{s:{s:s,s:s}}", "error", "class", "GenericError", "desc", "the command failed");
+		answer = json_pack("{s:{s:s,s:s}}", "error", "class", "GenericError", "desc",
+		                   "the command failed");
 	id = json_object_get(request, "id");
 	if (id && answer)
 		json_object_set(answer, "id", id);

@@ -32,7 +32,8 @@ struct control_command {
 };
 
 /* Fills *error with class GenericError; returns NULL, so that a command can end with it. */
-json_t *command_fail(struct command_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+json_t *command_fail(struct command_error *error, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* Arguments that are optional. */
 int64_t command_integer(json_t *arguments, const char *name, int64_t otherwise);

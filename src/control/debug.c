@@ -32,7 +32,8 @@ static json_t *text_result(const char *text, size_t size)
 	return result;
 }
 
-static json_t *human_monitor_command(struct control_state *state, json_t *arguments, struct command_error *error)
+static json_t *human_monitor_command(struct control_state *state, json_t *arguments,
+                                     struct command_error *error)
 {
 	int64_t cpu = command_integer(arguments, "cpu-index", 0);
 	char *text = NULL;
@@ -67,7 +68,8 @@ static int open_output(const char *path)
 	return fd < 0 ? error_set(errno, "cannot write %s: %s", path, strerror(errno)) : fd;
 }
 
-static json_t *save(struct control_state *state, json_t *arguments, bool physical, struct command_error *error)
+static json_t *save(struct control_state *state, json_t *arguments, bool physical,
+                    struct command_error *error)
 {
 	int64_t address = command_integer(arguments, "val", 0), size = command_integer(arguments, "size", 0);
 	int64_t cpu = command_integer(arguments, "cpu-index", 0);

@@ -24,7 +24,8 @@ int endpoint_check_name(const char *name)
 	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
 	size_t length = strlen(name);
 
-	if (!length || length > ENDPOINT_NAME_MAX || strspn(name, allowed) != length || *name == '.' || *name == '-')
+	if (!length || length > ENDPOINT_NAME_MAX || strspn(name, allowed) != length || *name == '.' ||
+	    *name == '-')
 		return error_set(EINVAL, "'%s' cannot be a machine's name: 1 to %d letters, digits, '-', '_' and '.', "
 		                 "beginning with a letter or digit", name, ENDPOINT_NAME_MAX);
 	return 0;
@@ -43,7 +44,8 @@ static int folder(char *path, size_t size)
 	else
 		length = snprintf(path, size, "/tmp/nestor-%u", (unsigned)getuid());
 	if ((size_t)length >= size)
-		return error_set(ENAMETOOLONG, "XDG_RUNTIME_DIR is too long for sockets: set it to a shorter folder");
+		return error_set(ENAMETOOLONG,
+		                 "XDG_RUNTIME_DIR is too long for sockets: set it to a shorter folder");
 	if (mkdir(path, 0700) && errno != EEXIST)
 		return error_set(errno, "cannot make the folder %s: %s", path, strerror(errno));
 	if (lstat(path, &status))
@@ -62,7 +64,8 @@ int endpoint_path(const char *name, const char *suffix, char *path)
 	if (result)
 		return result;
 	if (snprintf(path, ENDPOINT_PATH_MAX, "%s/%s%s", base, name, suffix) >= ENDPOINT_PATH_MAX)
-		return error_set(ENAMETOOLONG, "%s/%s%s is too long for a socket: set XDG_RUNTIME_DIR to a shorter folder",
+		return error_set(ENAMETOOLONG,
+		                 "%s/%s%s is too long for a socket: set XDG_RUNTIME_DIR to a shorter folder",
 		                 base, name, suffix);
 	return 0;
 }
@@ -174,7 +177,8 @@ int endpoint_owner(const char *name)
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return 0;
-	if (!lock_command(fd, F_OFD_GETLK, &lock) && lock.l_type != F_UNLCK && read(fd, text, sizeof(text) - 1) > 0)
+	if (!lock_command(fd, F_OFD_GETLK, &lock) && lock.l_type != F_UNLCK &&
+	    read(fd, text, sizeof(text) - 1) > 0)
 		pid = atoi(text);
 	close(fd);
 	return pid;

@@ -36,8 +36,10 @@ void endpoint_set_owner(struct endpoint *endpoint);
 /* Removes the machine's files (its log only where it is empty) and gives the name back. */
 void endpoint_release(struct endpoint *endpoint);
 
-/* Calls found(context, name, pid) for every live machine, sorted by name, and removes what dead ones left. Returns how many, or a negative errno with
- * error_text(). found may be NULL. */
+/*
+ * Calls found(context, name, pid) for every live machine, sorted by name, and removes what dead ones left.
+ * Returns how many, or a negative errno with error_text(). found may be NULL.
+ */
 int endpoint_list(void (*found)(void *context, const char *name, int pid), void *context);
 
 /* The process ID of a live machine of that name, or 0. */

@@ -71,8 +71,8 @@ static json_t *event_data(const struct event_record *record)
 	case MACHINE_EVENT_PANICKED:
 		return json_pack("{s:s,s:s}", "action", "run", "info", *detail ? detail : "panicked");
 	case MACHINE_EVENT_TRAY:
-		return json_pack("{s:s%,s:s,s:b}", "device", detail, strcspn(detail, " "), "id", "", "tray-open",
-		                 strstr(detail, " open") != NULL);
+		return json_pack("{s:s%,s:s,s:b}", "device", detail, strcspn(detail, " "), "id", "",
+		                 "tray-open", strstr(detail, " open") != NULL);
 	case MACHINE_EVENT_BLOCK_ERROR:
 		return json_pack("{s:s,s:s}", "action", "report", "reason", detail);
 	default:

@@ -13,13 +13,14 @@ static void print_segment(FILE *out, const char *name, const struct segment *seg
 {
 	uint32_t r = segment->rights;
 
-	fprintf(out, "%-3s %04x  base %016" PRIx64 "  limit %08x  ", name, segment->selector, segment->base, segment->limit);
+	fprintf(out, "%-3s %04x  base %016" PRIx64 "  limit %08x  ", name, segment->selector, segment->base,
+	        segment->limit);
 	if (r & RIGHTS_UNUSABLE)
 		fprintf(out, "unusable\n");
 	else
-		fprintf(out, "type %x %s DPL %u%s%s%s%s\n", RIGHTS_TYPE(r), r & RIGHTS_S ? "code/data" : "system", RIGHTS_DPL(r),
-		        r & RIGHTS_P ? " P" : "", r & RIGHTS_L ? " L" : "", r & RIGHTS_DB ? " D/B" : "",
-		        r & RIGHTS_G ? " G" : "");
+		fprintf(out, "type %x %s DPL %u%s%s%s%s\n", RIGHTS_TYPE(r),
+		        r & RIGHTS_S ? "code/data" : "system", RIGHTS_DPL(r), r & RIGHTS_P ? " P" : "",
+		        r & RIGHTS_L ? " L" : "", r & RIGHTS_DB ? " D/B" : "", r & RIGHTS_G ? " G" : "");
 }
 
 static void print_flags(FILE *out, uint64_t rflags)
@@ -27,8 +28,9 @@ static void print_flags(FILE *out, uint64_t rflags)
 	static const struct {
 		unsigned bit;
 		const char *name;
-	} flag[] = {{0, "CF"}, {2, "PF"}, {4, "AF"}, {6, "ZF"}, {7, "SF"}, {8, "TF"}, {9, "IF"}, {10, "DF"}, {11, "OF"},
-	            {14, "NT"}, {16, "RF"}, {17, "VM"}, {18, "AC"}, {19, "VIF"}, {20, "VIP"}, {21, "ID"}};
+	} flag[] = {{0, "CF"},  {2, "PF"},   {4, "AF"},   {6, "ZF"},  {7, "SF"},  {8, "TF"},
+	            {9, "IF"},  {10, "DF"},  {11, "OF"},  {14, "NT"}, {16, "RF"}, {17, "VM"},
+	            {18, "AC"}, {19, "VIF"}, {20, "VIP"}, {21, "ID"}};
 
 	fprintf(out, "rflags %08" PRIx64 " [", rflags);
 	for (size_t i = 0, first = 1; i < sizeof(flag) / sizeof(flag[0]); i++)
@@ -44,8 +46,9 @@ static int info_registers(struct control_state *state, unsigned cpu, FILE *out)
 	static const char *const name[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 	                                   "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
 	static const char *const segment_name[] = {"es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr"};
-	static const uint8_t order[] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RBP, REG_RSP,
-	                                REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+	static const uint8_t order[] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI,
+	                                REG_RBP, REG_RSP, REG_R8,  REG_R9,  REG_R10, REG_R11,
+	                                REG_R12, REG_R13, REG_R14, REG_R15};
 	struct vcpu_state s;
 	int result;
 
@@ -53,19 +56,25 @@ static int info_registers(struct control_state *state, unsigned cpu, FILE *out)
 	result = machine_get_state(state->machine, cpu, &s);
 	if (result)
 		return result;
-	fprintf(out, "CPU %u, %s\n", cpu, s.level ? "non-root operation (level 2)" : "root operation or no VMX (level 1)");
+	fprintf(out, "CPU %u, %s\n", cpu,
+	        s.level ? "non-root operation (level 2)" : "root operation or no VMX (level 1)");
 	for (unsigned i = 0; i < 16; i++)
-		fprintf(out, "%-3s %016" PRIx64 "%s", name[order[i]], s.gpr[order[i]], i % 4 == 3 ? "\n" : "  ");
+		fprintf(out, "%-3s %016" PRIx64 "%s", name[order[i]], s.gpr[order[i]],
+		        i % 4 == 3 ? "\n" : "  ");
 	fprintf(out, "rip %016" PRIx64 "  ", s.rip);
 	print_flags(out, s.rflags);
 	for (unsigned i = 0; i < SEG_COUNT; i++)
 		print_segment(out, segment_name[i], &s.seg[i]);
 	fprintf(out, "gdt       base %016" PRIx64 "  limit %04x\n", s.gdtr.base, s.gdtr.limit);
 	fprintf(out, "idt       base %016" PRIx64 "  limit %04x\n", s.idtr.base, s.idtr.limit);
-	fprintf(out, "cr0 %08" PRIx64 "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr4 %08" PRIx64 "  cr8 %" PRIx64
-	             "  efer %04" PRIx64 "\n", s.cr0, s.cr2, s.cr3, s.cr4, s.cr8, s.efer);
-	fprintf(out, "dr0 %016" PRIx64 "  dr1 %016" PRIx64 "  dr2 %016" PRIx64 "  dr3 %016" PRIx64 "\n"
-	             "dr6 %08" PRIx64 "  dr7 %08" PRIx64 "\n", s.dr[0], s.dr[1], s.dr[2], s.dr[3], s.dr[6], s.dr[7]);
+	fprintf(out,
+	        "cr0 %08" PRIx64 "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr4 %08" PRIx64 "  cr8 %" PRIx64
+	        "  efer %04" PRIx64 "\n",
+	        s.cr0, s.cr2, s.cr3, s.cr4, s.cr8, s.efer);
+	fprintf(out,
+	        "dr0 %016" PRIx64 "  dr1 %016" PRIx64 "  dr2 %016" PRIx64 "  dr3 %016" PRIx64 "\n"
+	        "dr6 %08" PRIx64 "  dr7 %08" PRIx64 "\n",
+	        s.dr[0], s.dr[1], s.dr[2], s.dr[3], s.dr[6], s.dr[7]);
 	return 0;
 }
 
@@ -161,8 +170,9 @@ static int info_block(struct control_state *state, unsigned cpu, FILE *out)
 		cdrom_status(state->machine, i, &cd);
 		fprintf(out, "disk%u: %s, %s%s%s%s%s%s\n", i, cd.file ? cd.file : "no disc",
 		        disk->interface == DISK_AHCI ? "AHCI" : "virtio", disk->cdrom ? " CD" : "",
-		        disk->read_only && !disk->cdrom ? ", read only" : "", disk->snapshot ? ", snapshot" : "",
-		        cd.open ? ", open" : "", cd.locked ? ", locked by the guest" : "");
+		        disk->read_only && !disk->cdrom ? ", read only" : "",
+		        disk->snapshot ? ", snapshot" : "", cd.open ? ", open" : "",
+		        cd.locked ? ", locked by the guest" : "");
 	}
 	if (!machine_describe(state->machine, "block", out) && !config->disk_count)
 		fprintf(out, "no disks\n");
@@ -177,15 +187,17 @@ static int info_network(struct control_state *state, unsigned cpu, FILE *out)
 		const struct net_config *net = &config->net[i];
 		const uint8_t *mac = net->mac;
 
-		fprintf(out, "net%u: %s, %02x:%02x:%02x:%02x:%02x:%02x, ", i, net->model == NET_MODEL_E1000E ? "e1000e" : "virtio",
-		        mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+		fprintf(out, "net%u: %s, %02x:%02x:%02x:%02x:%02x:%02x, ", i,
+		        net->model == NET_MODEL_E1000E ? "e1000e" : "virtio", mac[0], mac[1], mac[2], mac[3],
+		        mac[4], mac[5]);
 		if (net->kind == NET_TAP)
 			fprintf(out, "tap %s\n", net->interface);
 		else
 			fprintf(out, "user%s\n", net->restricted ? ", restricted" : "");
 		for (unsigned f = 0; f < net->forward_count; f++)
-			fprintf(out, "  %s port %u of the host goes to port %u of the guest\n", net->forward[f].udp ? "UDP" : "TCP",
-			        net->forward[f].host_port, net->forward[f].guest_port);
+			fprintf(out, "  %s port %u of the host goes to port %u of the guest\n",
+			        net->forward[f].udp ? "UDP" : "TCP", net->forward[f].host_port,
+			        net->forward[f].guest_port);
 	}
 	if (!machine_describe(state->machine, "network", out) && !config->net_count)
 		fprintf(out, "no network devices\n");
@@ -220,8 +232,9 @@ static int info_cpus(struct control_state *state, unsigned cpu, FILE *out)
 		memset(&s, 0, sizeof(s));
 		if (machine_get_state(machine, i, &s))
 			return -EIO;
-		fprintf(out, "CPU %u: level %u, %04x:%016" PRIx64 ", cr3 %016" PRIx64 ", thread %d\n", i, s.level + 1u,
-		        s.seg[SEG_CS].selector, s.rip, s.cr3, (int)atomic_load(&machine->vcpu[i].thread_id));
+		fprintf(out, "CPU %u: level %u, %04x:%016" PRIx64 ", cr3 %016" PRIx64 ", thread %d\n", i,
+		        s.level + 1u, s.seg[SEG_CS].selector, s.rip, s.cr3,
+		        (int)atomic_load(&machine->vcpu[i].thread_id));
 	}
 	return 0;
 }

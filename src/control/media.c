@@ -19,7 +19,8 @@ static bool drive_of(json_t *arguments, unsigned *index, struct command_error *e
 	*index = CDROM_ONLY;
 	if (!name)
 		return true;
-	number = strncmp(name, "disk", 4) || name[4] < '0' || name[4] > '9' ? MACHINE_DISKS : strtoul(name + 4, &end, 10);
+	number = strncmp(name, "disk", 4) || name[4] < '0' || name[4] > '9' ? MACHINE_DISKS
+	                                                                    : strtoul(name + 4, &end, 10);
 	if (number >= MACHINE_DISKS || *end) {
 		command_fail(error, "Device '%.60s' not found", name);
 		return false;
@@ -28,7 +29,8 @@ static bool drive_of(json_t *arguments, unsigned *index, struct command_error *e
 	return true;
 }
 
-static json_t *change(struct control_state *state, json_t *arguments, const char *file, struct command_error *error)
+static json_t *change(struct control_state *state, json_t *arguments, const char *file,
+                      struct command_error *error)
 {
 	unsigned index;
 
@@ -56,6 +58,7 @@ static json_t *run_change_medium(struct control_state *state, json_t *arguments,
 
 const struct control_command commands_media[] = {
     {"eject", "device:s? id:s? force:b?", run_eject},
-    {"blockdev-change-medium", "device:s? id:s? filename:s format:s? force:b? read-only-mode:s?", run_change_medium},
+    {"blockdev-change-medium", "device:s? id:s? filename:s format:s? force:b? read-only-mode:s?",
+     run_change_medium},
     {NULL, NULL, NULL},
 };

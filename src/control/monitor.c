@@ -129,7 +129,8 @@ static void dump(FILE *out, const struct format *format, uint64_t address, const
 		uint64_t value = 0;
 
 		if (i % per_line == 0)
-			fprintf(out, "%s%016" PRIx64 ":", i ? "\n" : "", address + (uint64_t)i * format->size);
+			fprintf(out, "%s%016" PRIx64 ":", i ? "\n" : "",
+			        address + (uint64_t)i * format->size);
 		memcpy(&value, data + i * format->size, format->size);
 		print_item(out, format, value);
 	}

@@ -12,8 +12,9 @@ static json_t *query_status(struct control_state *state, json_t *arguments, stru
 {
 	const char *status = control_status(state);
 
-	return json_pack("{s:b,s:b,s:s}", "running", !strcmp(status, "running") || !strcmp(status, "guest-panicked"),
-	                 "singlestep", 0, "status", status);
+	return json_pack("{s:b,s:b,s:s}", "running",
+	                 !strcmp(status, "running") || !strcmp(status, "guest-panicked"), "singlestep", 0,
+	                 "status", status);
 }
 
 static json_t *query_name(struct control_state *state, json_t *arguments, struct command_error *error)
@@ -50,8 +51,8 @@ static json_t *query_cpus_fast(struct control_state *state, json_t *arguments, s
 
 static json_t *query_memory(struct control_state *state, json_t *arguments, struct command_error *error)
 {
-	return json_pack("{s:I,s:I}", "base-memory", (json_int_t)state->machine->config.memory_size, "plugged-memory",
-	                 (json_int_t)0);
+	return json_pack("{s:I,s:I}", "base-memory", (json_int_t)state->machine->config.memory_size,
+	                 "plugged-memory", (json_int_t)0);
 }
 
 /* A disk as QMP's BlockInfo, as far as it is known. NULL: the file's name is no UTF-8. */
@@ -64,13 +65,15 @@ static json_t *block_info(struct machine *machine, unsigned index)
 	json_t *row;
 
 	snprintf(name, sizeof(name), "disk%u", index);
-	row = json_pack("{s:s,s:s,s:b,s:b,s:s}", "device", name, "qdev", disk->interface == DISK_AHCI ? "ahci" : "virtio-blk",
-	                "removable", is_cd, "locked", cd.locked, "type", "unknown");
+	row = json_pack("{s:s,s:s,s:b,s:b,s:s}", "device", name, "qdev",
+	                disk->interface == DISK_AHCI ? "ahci" : "virtio-blk", "removable", is_cd, "locked",
+	                cd.locked, "type", "unknown");
 	if (row && is_cd)
 		json_object_set_new(row, "tray_open", json_boolean(cd.open));
 	if (row && cd.file &&
-	    json_object_set_new(row, "inserted", json_pack("{s:s,s:b,s:s,s:b}", "file", cd.file, "ro", disk->read_only, "drv",
-	                                                   cd.format ? cd.format : "auto", "encrypted", 0))) {
+	    json_object_set_new(row, "inserted",
+	                        json_pack("{s:s,s:b,s:s,s:b}", "file", cd.file, "ro", disk->read_only, "drv",
+	                                  cd.format ? cd.format : "auto", "encrypted", 0))) {
 		json_decref(row);
 		return NULL;
 	}

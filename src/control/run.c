@@ -59,7 +59,8 @@ static json_t *run_system_reset(struct control_state *state, json_t *arguments, 
 	return json_object();
 }
 
-static json_t *run_system_powerdown(struct control_state *state, json_t *arguments, struct command_error *error)
+static json_t *run_system_powerdown(struct control_state *state, json_t *arguments,
+                                    struct command_error *error)
 {
 	struct machine *machine = state->machine;
 

@@ -125,8 +125,9 @@ static void execute(struct control *control, struct client *client, enum framing
 /* Executes what has been read. Stops where the client must first take its answers. */
 static void serve_input(struct control *control, struct client *client)
 {
-	for (unsigned i = 0; i < COMMANDS_TURN && client->input_first < client->input_size && !client->ended &&
-	                     output_waits(client) < OUTPUT_HIGH; i++) {
+	for (unsigned i = 0; i < COMMANDS_TURN && client->input_first < client->input_size &&
+	                     !client->ended && output_waits(client) < OUTPUT_HIGH;
+	     i++) {
 		size_t taken = 0;
 		enum framing_result result = framing_feed(&client->framing, client->input + client->input_first,
 		                                          client->input_size - client->input_first, &taken);
@@ -224,7 +225,8 @@ static void send_events(struct control *control)
 		for (unsigned i = 0; message && i < CLIENTS_MAX; i++) {
 			struct client *client = &control->client[i];
 
-			if (client->fd >= 0 && client->negotiated && !client->ended && output_waits(client) < OUTPUT_HIGH)
+			if (client->fd >= 0 && client->negotiated && !client->ended &&
+			    output_waits(client) < OUTPUT_HIGH)
 				put_message(client, json_incref(message));
 		}
 		json_decref(message);
@@ -237,7 +239,8 @@ static short wanted(const struct client *client)
 {
 	short events = output_waits(client) ? POLLOUT : 0;
 
-	return !client->ended && !has_input(client) && output_waits(client) < OUTPUT_HIGH ? events | POLLIN : events;
+	return !client->ended && !has_input(client) && output_waits(client) < OUTPUT_HIGH ? events | POLLIN
+	                                                                                  : events;
 }
 
 static void serve_client(struct control *control, struct client *client, short revents)

@@ -72,7 +72,8 @@ int display_screenshot(struct display *display, const char *path)
 	int result;
 
 	if (!display || !display_has_source(display))
-		return error_set(ENODEV, "screenshot %s: this machine has no display; start it with --vga std", path);
+		return error_set(ENODEV,
+		                 "screenshot %s: this machine has no display; start it with --vga std", path);
 	result = png_write_surface(path, display_acquire(display));
 	display_release(display);
 	return result;

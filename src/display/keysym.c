@@ -52,7 +52,8 @@ bool keysym_find(uint32_t keysym, struct keysym_key *key)
 {
 	*key = (struct keysym_key){0};
 	for (size_t i = 0; keysym > 0x20 && keysym < 0x7f && i < sizeof(rows) / sizeof(rows[0]); i++) {
-		const char *plain = strchr(rows[i].plain, (int)keysym), *shifted = strchr(rows[i].shifted, (int)keysym);
+		const char *plain = strchr(rows[i].plain, (int)keysym),
+		           *shifted = strchr(rows[i].shifted, (int)keysym);
 
 		if (!plain && !shifted)
 			continue;

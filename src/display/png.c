@@ -40,8 +40,8 @@ static int encode(struct writer *writer, const struct surface *surface)
 	if (setjmp(png_jmpbuf(png)))
 		return -1;
 	png_init_io(png, writer->file);
-	png_set_IHDR(png, writer->info, surface->width, surface->height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
-	             PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+	png_set_IHDR(png, writer->info, surface->width, surface->height, 8, PNG_COLOR_TYPE_RGB,
+	             PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
 	png_set_compression_level(png, 3); /* the machine's screen waits */
 	png_write_info(png, writer->info);
 	png_set_bgr(png);

@@ -127,8 +127,8 @@ static void on_pointer(int mask, int x, int y, rfbClientPtr client)
 	viewer->buttons = mask;
 	viewer->x = x;
 	viewer->y = y;
-	vnc->handlers.pointer(vnc->handlers.context, x < 0 ? 0 : (unsigned)x, y < 0 ? 0 : (unsigned)y, width, height,
-	                      buttons, (pressed & 8 ? 1 : 0) - (pressed & 16 ? 1 : 0));
+	vnc->handlers.pointer(vnc->handlers.context, x < 0 ? 0 : (unsigned)x, y < 0 ? 0 : (unsigned)y, width,
+	                      height, buttons, (pressed & 8 ? 1 : 0) - (pressed & 16 ? 1 : 0));
 }
 
 static void on_gone(rfbClientPtr client)

@@ -24,8 +24,8 @@ struct vnc_handlers {
 	void *context;
 	void (*key)(void *context, unsigned key, bool down); /* KEY_… */
 	/* The pointer at a pixel of the picture, its buttons (1: left, 2: right, 4: middle), wheel clicks (up: positive). */
-	void (*pointer)(void *context, unsigned x, unsigned y, unsigned width, unsigned height, unsigned buttons,
-	                int wheel);
+	void (*pointer)(void *context, unsigned x, unsigned y, unsigned width, unsigned height,
+	                unsigned buttons, int wheel);
 	bool (*caps_lock)(void *context); /* is it on in the guest? */
 };
 

@@ -78,8 +78,9 @@ static int open_tcp(struct vnc_listen *to, const struct vnc_address *address)
 		int fd;
 
 		if (!is_loopback(item->ai_addr) && !to->password[0]) {
-			result = error_set(EACCES, "--vnc %s: others could reach this screen without a password; add "
-			                           "password-file=FILE, or leave the host out for this machine alone",
+			result = error_set(EACCES,
+			                   "--vnc %s: others could reach this screen without a password; add "
+			                   "password-file=FILE, or leave the host out for this machine alone",
 			                   name);
 			break;
 		}
@@ -98,8 +99,8 @@ static int open_unix(struct vnc_listen *to, const char *path)
 	int fd = listen_at_path(path, BACKLOG);
 
 	if (fd == -ENAMETOOLONG)
-		return error_set(ENAMETOOLONG, "--vnc unix:%s: a socket's path has at most %zu characters", path,
-		                 sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
+		return error_set(ENAMETOOLONG, "--vnc unix:%s: a socket's path has at most %zu characters",
+		                 path, sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
 	if (fd >= 0)
 		to->path = strdup(path);
 	return add(to, fd, path);

@@ -29,7 +29,8 @@ static void physical(struct stub *stub, const char *value, FILE *out)
 	}
 	if (value)
 		stub->physical = !strcmp(value, "on");
-	fprintf(out, "addresses of memory are %s\n", stub->physical ? "physical" : "linear, through the CPU's paging");
+	fprintf(out, "addresses of memory are %s\n",
+	        stub->physical ? "physical" : "linear, through the CPU's paging");
 }
 
 static void level(struct stub *stub, const char *value, FILE *out)
@@ -72,13 +73,14 @@ static void registers(struct stub *stub, FILE *out)
 	memset(&s, 0, sizeof(s));
 	if (machine_get_state(stub->machine, stub->current, &s))
 		return;
-	fprintf(out, "cr0 %#" PRIx64 " cr2 %#" PRIx64 " cr3 %#" PRIx64 " cr4 %#" PRIx64 " efer %#" PRIx64 "\n", s.cr0, s.cr2,
-	        s.cr3, s.cr4, s.efer);
+	fprintf(out,
+	        "cr0 %#" PRIx64 " cr2 %#" PRIx64 " cr3 %#" PRIx64 " cr4 %#" PRIx64 " efer %#" PRIx64 "\n",
+	        s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
 	for (unsigned i = 0; i < SEG_COUNT; i++)
-		fprintf(out, "%-3s %04x base %#" PRIx64 " limit %#x rights %#x\n", name[i], s.seg[i].selector, s.seg[i].base,
-		        s.seg[i].limit, s.seg[i].rights);
-	fprintf(out, "gdt base %#" PRIx64 " limit %#x\nidt base %#" PRIx64 " limit %#x\n", s.gdtr.base, s.gdtr.limit,
-	        s.idtr.base, s.idtr.limit);
+		fprintf(out, "%-3s %04x base %#" PRIx64 " limit %#x rights %#x\n", name[i], s.seg[i].selector,
+		        s.seg[i].base, s.seg[i].limit, s.seg[i].rights);
+	fprintf(out, "gdt base %#" PRIx64 " limit %#x\nidt base %#" PRIx64 " limit %#x\n", s.gdtr.base,
+	        s.gdtr.limit, s.idtr.base, s.idtr.limit);
 }
 
 static void describe(struct stub *stub, const char *what, FILE *out)

@@ -75,7 +75,8 @@ static void add(struct registers *registers, const char *format, ...)
 	int written;
 
 	va_start(args, format);
-	written = vsnprintf(registers->xml + registers->xml_size, sizeof(registers->xml) - registers->xml_size, format, args);
+	written = vsnprintf(registers->xml + registers->xml_size,
+	                    sizeof(registers->xml) - registers->xml_size, format, args);
 	va_end(args);
 	registers->xml_size += (size_t)written; /* test_gdb sees to it that there is room */
 }
@@ -87,7 +88,8 @@ static void add_row(struct registers *registers, const struct register_row *row)
 	for (unsigned i = 0; i < row->count; i++) {
 		size_t length = strcspn(name, " ");
 
-		add(registers, "<reg name=\"%.*s\" bitsize=\"%u\" type=\"%s\"", (int)length, name, row->size * 8u, row->type);
+		add(registers, "<reg name=\"%.*s\" bitsize=\"%u\" type=\"%s\"", (int)length, name,
+		    row->size * 8u, row->type);
 		if (row->group)
 			add(registers, " group=\"%s\"", row->group);
 		add(registers, " regnum=\"%u\"/>\n", registers->count++);
@@ -125,7 +127,8 @@ static const char types_sse[] =
     "<field name=\"UM\" start=\"11\" end=\"11\"/><field name=\"PM\" start=\"12\" end=\"12\"/>"
     "<field name=\"FZ\" start=\"15\" end=\"15\"/></flags>\n";
 
-static void add_feature(struct registers *registers, const char *name, const char *types, size_t first, size_t last)
+static void add_feature(struct registers *registers, const char *name, const char *types, size_t first,
+                        size_t last)
 {
 	add(registers, "<feature name=\"%s\">\n%s", name, types);
 	for (size_t i = first; i <= last; i++)
@@ -194,14 +197,17 @@ uint64_t registers_pc(const struct vcpu_state *state)
 
 static uint64_t *system_register(struct vcpu_state *state, unsigned index)
 {
-	uint64_t *const place[] = {&state->cr0, &state->cr2, &state->cr3, &state->cr4, &state->cr8, &state->efer};
+	uint64_t *const place[] = {&state->cr0, &state->cr2, &state->cr3,
+	                           &state->cr4, &state->cr8, &state->efer};
 
 	return place[index];
 }
 
 static unsigned component(enum kind kind)
 {
-	return kind == KIND_YMMH ? XSTATE_AVX : kind == KIND_XMM || kind == KIND_MXCSR ? XSTATE_SSE : XSTATE_X87;
+	return kind == KIND_YMMH                        ? XSTATE_AVX
+	       : kind == KIND_XMM || kind == KIND_MXCSR ? XSTATE_SSE
+	                                                : XSTATE_X87;
 }
 
 static size_t area_offset(enum kind kind, unsigned index)
@@ -259,7 +265,8 @@ static uint32_t full_tag(const uint8_t *area)
 
 static uint32_t get_x87(const uint8_t *area, unsigned index)
 {
-	static const uint8_t offset[] = {AREA_FCW, AREA_FSW, AREA_FTW, AREA_FIP + 4, AREA_FIP, AREA_FDP + 4, AREA_FDP, AREA_FOP};
+	static const uint8_t offset[] = {AREA_FCW, AREA_FSW,     AREA_FTW, AREA_FIP + 4,
+	                                 AREA_FIP, AREA_FDP + 4, AREA_FDP, AREA_FOP};
 	uint32_t value = 0;
 
 	if (index == 2)
@@ -270,7 +277,8 @@ static uint32_t get_x87(const uint8_t *area, unsigned index)
 
 static void set_x87(uint8_t *area, unsigned index, uint32_t value)
 {
-	static const uint8_t offset[] = {AREA_FCW, AREA_FSW, AREA_FTW, AREA_FIP + 4, AREA_FIP, AREA_FDP + 4, AREA_FDP, AREA_FOP};
+	static const uint8_t offset[] = {AREA_FCW, AREA_FSW,     AREA_FTW, AREA_FIP + 4,
+	                                 AREA_FIP, AREA_FDP + 4, AREA_FDP, AREA_FOP};
 
 	if (index == 2) {
 		area[AREA_FTW] = 0;
@@ -303,7 +311,8 @@ static uint64_t get_integer(const struct register_row *row, unsigned index, cons
 	}
 }
 
-static void set_integer(const struct register_row *row, unsigned index, struct vcpu_state *state, uint64_t value)
+static void set_integer(const struct register_row *row, unsigned index, struct vcpu_state *state,
+                        uint64_t value)
 {
 	switch (row->kind) {
 	case KIND_GPR:
@@ -332,10 +341,12 @@ static void set_integer(const struct register_row *row, unsigned index, struct v
 
 static bool is_in_area(enum kind kind)
 {
-	return kind == KIND_ST || kind == KIND_X87 || kind == KIND_XMM || kind == KIND_MXCSR || kind == KIND_YMMH;
+	return kind == KIND_ST || kind == KIND_X87 || kind == KIND_XMM || kind == KIND_MXCSR ||
+	       kind == KIND_YMMH;
 }
 
-void registers_get(const struct registers *registers, unsigned number, const struct vcpu_state *state, void *value)
+void registers_get(const struct registers *registers, unsigned number, const struct vcpu_state *state,
+                   void *value)
 {
 	unsigned index;
 	const struct register_row *row = find(registers, number, &index);
@@ -361,7 +372,8 @@ void registers_get(const struct registers *registers, unsigned number, const str
 	memcpy(value, &integer, row->size);
 }
 
-void registers_set(const struct registers *registers, unsigned number, struct vcpu_state *state, const void *value)
+void registers_set(const struct registers *registers, unsigned number, struct vcpu_state *state,
+                   const void *value)
 {
 	unsigned index;
 	const struct register_row *row = find(registers, number, &index);

@@ -35,8 +35,10 @@ void registers_init(struct registers *registers, bool avx, enum registers_kind k
 /* Bytes of register number `number`, 0: there is no such. */
 unsigned registers_size(const struct registers *registers, unsigned number);
 /* Its value, as many bytes, to or from the state. */
-void registers_get(const struct registers *registers, unsigned number, const struct vcpu_state *state, void *value);
-void registers_set(const struct registers *registers, unsigned number, struct vcpu_state *state, const void *value);
+void registers_get(const struct registers *registers, unsigned number, const struct vcpu_state *state,
+                   void *value);
+void registers_set(const struct registers *registers, unsigned number, struct vcpu_state *state,
+                   const void *value);
 
 /* The linear address of the next instruction: what GDB sees as rip or eip. */
 uint64_t registers_pc(const struct vcpu_state *state);

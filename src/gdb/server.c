@@ -256,7 +256,9 @@ static int parse(struct properties *list, const char *spec, struct place *place)
 	result = properties_switch(list, "wait", false, &place->wait);
 	arch = properties_get(list, "arch");
 	if (arch && strcmp(arch, "i8086") && strcmp(arch, "i386") && strcmp(arch, "x86-64"))
-		return error_set(EINVAL, "--gdb %s: arch must be x86-64, i386 or i8086, for 64-, 32- or 16-bit code", spec);
+		return error_set(EINVAL,
+		                 "--gdb %s: arch must be x86-64, i386 or i8086, for 64-, 32- or 16-bit code",
+		                 spec);
 	place->kind = !arch || !strcmp(arch, "x86-64") ? REGISTERS_X86_64
 		    : !strcmp(arch, "i386")            ? REGISTERS_I386
 						       : REGISTERS_I8086;
@@ -301,7 +303,9 @@ int gdb_start(struct gdb **result, struct machine *machine, const char *spec)
 	gdb->machine = machine;
 	gdb->client_fd = gdb->listen_fd = -1;
 	gdb->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	error = gdb->wake_fd < 0 ? error_set(errno, "--gdb: cannot make an event counter: %s", strerror(errno)) : 0;
+	error = gdb->wake_fd < 0
+	            ? error_set(errno, "--gdb: cannot make an event counter: %s", strerror(errno))
+	            : 0;
 	if (!error && !machine->engine->vcpu_set_debug)
 		error = error_set(ENOTSUP, "--gdb: the %s engine cannot be debugged", machine->engine->name);
 	if (!error)

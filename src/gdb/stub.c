@@ -64,10 +64,13 @@ static void reply_stop(struct stub *stub)
 	char text[128], why[64] = "";
 
 	if (reason->stop == STUB_STOP_BREAKPOINT)
-		snprintf(why, sizeof(why), "%s:;", is_hardware(stub, reason->address) ? "hwbreak" : "swbreak");
+		snprintf(why, sizeof(why), "%s:;",
+		         is_hardware(stub, reason->address) ? "hwbreak" : "swbreak");
 	else if (reason->stop == STUB_STOP_WATCHPOINT)
 		snprintf(why, sizeof(why), "%swatch:%" PRIx64 ";",
-		         reason->access == ENGINE_POINT_WRITE ? "" : reason->access == ENGINE_POINT_READ ? "r" : "a",
+		         reason->access == ENGINE_POINT_WRITE  ? ""
+		         : reason->access == ENGINE_POINT_READ ? "r"
+		                                               : "a",
 		         reason->address);
 	snprintf(text, sizeof(text), "T%02xthread:%x;%s", reason->signal, stub->last_vcpu + 1, why);
 	reply(stub, text);
@@ -75,7 +78,8 @@ static void reply_stop(struct stub *stub)
 
 static struct stub_reason reason_of(const struct stub *stub, unsigned vcpu)
 {
-	static const uint8_t stops[] = {[ENGINE_STOP_ASKED] = STUB_STOP_SIGNAL, [ENGINE_STOP_STEP] = STUB_STOP_STEP,
+	static const uint8_t stops[] = {[ENGINE_STOP_ASKED] = STUB_STOP_SIGNAL,
+	                                [ENGINE_STOP_STEP] = STUB_STOP_STEP,
 	                                [ENGINE_STOP_BREAKPOINT] = STUB_STOP_BREAKPOINT,
 	                                [ENGINE_STOP_WATCHPOINT] = STUB_STOP_WATCHPOINT};
 	struct engine_debug_stop stop = {.reason = ENGINE_STOP_ASKED};
@@ -141,7 +145,8 @@ static void fill_wish(const struct stub *stub, unsigned vcpu, struct engine_debu
 {
 	*wish = (struct engine_debug){.levels = stub->levels, .pass = stub->reported[vcpu]};
 	for (unsigned i = 0; i < stub->point_count; i++) {
-		static const uint8_t access[] = {ENGINE_POINT_EXECUTE, ENGINE_POINT_EXECUTE, ENGINE_POINT_WRITE, ENGINE_POINT_READ,
+		static const uint8_t access[] = {ENGINE_POINT_EXECUTE, ENGINE_POINT_EXECUTE,
+		                                 ENGINE_POINT_WRITE, ENGINE_POINT_READ,
 		                                 ENGINE_POINT_WRITE | ENGINE_POINT_READ};
 		const struct stub_point *point = &stub->point[i];
 
@@ -263,8 +268,9 @@ static void change_point(struct stub *stub, const char *text, bool insert)
 	unsigned found = 0;
 	int result;
 
-	if (!packet_number(&text, &type) || *text++ != ',' || !packet_number(&text, &address) || *text++ != ',' ||
-	    !packet_number(&text, &size) || (type >= 2 && (size == 0 || size > PAGE_SIZE || address + size < address))) {
+	if (!packet_number(&text, &type) || *text++ != ',' || !packet_number(&text, &address) ||
+	    *text++ != ',' || !packet_number(&text, &size) ||
+	    (type >= 2 && (size == 0 || size > PAGE_SIZE || address + size < address))) {
 		reply_error(stub, EINVAL);
 		return;
 	}
@@ -272,8 +278,9 @@ static void change_point(struct stub *stub, const char *text, bool insert)
 		reply(stub, "");
 		return;
 	}
-	while (found < stub->point_count && (stub->point[found].type != type || stub->point[found].address != address ||
-	                                     stub->point[found].size != size))
+	while (found < stub->point_count &&
+	       (stub->point[found].type != type || stub->point[found].address != address ||
+	        stub->point[found].size != size))
 		found++;
 	if (insert && found == stub->point_count) {
 		if (stub->point_count == ENGINE_DEBUG_POINTS) {
@@ -409,8 +416,8 @@ static void read_register(struct stub *stub, const char *text)
 	uint64_t number;
 	unsigned size;
 
-	if (!packet_number(&text, &number) || number > UINT16_MAX || !(size = registers_size(&stub->registers, (unsigned)number)) ||
-	    get_state(stub, &state)) {
+	if (!packet_number(&text, &number) || number > UINT16_MAX ||
+	    !(size = registers_size(&stub->registers, (unsigned)number)) || get_state(stub, &state)) {
 		reply_error(stub, EINVAL);
 		return;
 	}
@@ -427,8 +434,8 @@ static void write_register(struct stub *stub, const char *text)
 	unsigned size;
 
 	if (!packet_number(&text, &number) || *text++ != '=' || number > UINT16_MAX ||
-	    !(size = registers_size(&stub->registers, (unsigned)number)) || !packet_from_hex(text, value, size) ||
-	    get_state(stub, &state)) {
+	    !(size = registers_size(&stub->registers, (unsigned)number)) ||
+	    !packet_from_hex(text, value, size) || get_state(stub, &state)) {
 		reply_error(stub, EINVAL);
 		return;
 	}
@@ -528,7 +535,8 @@ static void list_threads(struct stub *stub)
 	int length = snprintf(stub->answer, sizeof(stub->answer), "m");
 
 	for (unsigned i = 0; i < cpu_count(stub); i++)
-		length += snprintf(stub->answer + length, sizeof(stub->answer) - (size_t)length, "%s%x", i ? "," : "", i + 1);
+		length += snprintf(stub->answer + length, sizeof(stub->answer) - (size_t)length, "%s%x",
+		                   i ? "," : "", i + 1);
 	reply(stub, stub->answer);
 }
 
@@ -539,7 +547,8 @@ static void describe_thread(struct stub *stub, const char *text)
 	int vcpu;
 
 	memset(&state, 0, sizeof(state));
-	if (!thread_of(stub, &text, &vcpu) || vcpu < 0 || machine_get_state(stub->machine, (unsigned)vcpu, &state)) {
+	if (!thread_of(stub, &text, &vcpu) || vcpu < 0 ||
+	    machine_get_state(stub->machine, (unsigned)vcpu, &state)) {
 		reply_error(stub, EINVAL);
 		return;
 	}

@@ -33,8 +33,9 @@ int machine_set_registers(struct machine *machine, unsigned vcpu, const struct v
 
 int machine_peek_physical(struct machine *machine, uint64_t gpa, void *to, size_t size)
 {
-	return dma_read(machine, gpa, to, size) ? error_set(EFAULT, "no RAM or ROM at the physical address %#" PRIx64, gpa)
-	                                        : 0;
+	return dma_read(machine, gpa, to, size)
+	           ? error_set(EFAULT, "no RAM or ROM at the physical address %#" PRIx64, gpa)
+	           : 0;
 }
 
 /* A debugger may write to ROM too: its own breakpoints, or a patch to try. */
@@ -50,7 +51,8 @@ int machine_poke_physical(struct machine *machine, uint64_t gpa, const void *fro
 }
 
 /* Page by page. */
-static int visit(struct machine *machine, unsigned vcpu, uint64_t gla, uint8_t *to, const uint8_t *from, size_t size)
+static int visit(struct machine *machine, unsigned vcpu, uint64_t gla, uint8_t *to, const uint8_t *from,
+                 size_t size)
 {
 	while (size) {
 		size_t room = PAGE_SIZE - (gla & (PAGE_SIZE - 1)), part = size < room ? size : room;

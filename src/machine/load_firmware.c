@@ -64,7 +64,8 @@ static struct guest_memory built_in_ram(const struct machine *machine)
 int machine_load_firmware(struct machine *machine, const struct boot_request *request)
 {
 	/* Where nobody sees the display the BIOS talks on the serial line, too. */
-	bool seen = machine->config.vnc.host || machine->config.vnc.path, console = machine->config.serial[0] && !seen;
+	bool seen = machine->config.vnc.host || machine->config.vnc.path,
+	     console = machine->config.serial[0] && !seen;
 	struct guest_memory ram = built_in_ram(machine);
 	struct boot_fw_cfg list = {0};
 	int error = boot_firmware_items(request, &ram, feature_control(machine), console ? PLATFORM_COM1 : 0, &list);

@@ -159,12 +159,16 @@ void machine_set_loader(struct machine *machine, machine_loader loader, void *co
 int machine_get_state(struct machine *machine, unsigned vcpu, struct vcpu_state *state);
 int machine_set_state(struct machine *machine, unsigned vcpu, const struct vcpu_state *state);
 
-/* Host address of guest memory, while no vCPU runs or under lock; or NULL where [gpa, gpa + size) is not all RAM of one slot. */
+/*
+ * Host address of guest memory, while no vCPU runs or under lock; or NULL where [gpa, gpa + size) is not all
+ * RAM of one slot.
+ */
 void *machine_memory(struct machine *machine, gpa_t gpa, uint64_t size);
 
 /*
- * All vCPUs stand still after machine_pause returned (0; -EBUSY where the machine ends), until as many calls of machine_resume. Not
- * from a vCPU's thread, not under lock; from the event loop's thread it is fine. The guest's clock goes on.
+ * All vCPUs stand still after machine_pause returned (0; -EBUSY where the machine ends), until as many calls
+ * of machine_resume. Not from a vCPU's thread, not under lock; from the event loop's thread it is fine. The
+ * guest's clock goes on.
  */
 int machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
@@ -174,7 +178,8 @@ void machine_resume(struct machine *machine);
  * stand still as after machine_pause, and each call takes one machine_resume. Before machine_run or while all stand
  * still; NULL: a vCPU simply goes on.
  */
-void machine_set_debugger(struct machine *machine, void (*stopped)(void *context, unsigned vcpu), void *context);
+void machine_set_debugger(struct machine *machine, void (*stopped)(void *context, unsigned vcpu),
+                          void *context);
 /* Keeps a vCPU standing, or lets it run with the others. While all stand still. */
 void machine_freeze(struct machine *machine, unsigned vcpu, bool frozen);
 

@@ -21,7 +21,8 @@ static bool overlaps(const struct guest_memory_slot *slot, uint64_t gpa, uint64_
 }
 
 /* The lowest overlay that meets [gpa, gpa + size), or NULL. */
-static const struct guest_memory_slot *first_overlay(const struct memory_map *map, uint64_t gpa, uint64_t size)
+static const struct guest_memory_slot *first_overlay(const struct memory_map *map, uint64_t gpa,
+                                                     uint64_t size)
 {
 	const struct guest_memory_slot *first = NULL;
 
@@ -37,7 +38,8 @@ static void add_slot(struct guest_memory *memory, uint64_t gpa, uint64_t size, u
 }
 
 /* The part of RAM that no overlay hides. */
-static void add_ram(struct guest_memory *memory, const struct memory_map *map, const struct guest_memory_slot *ram)
+static void add_ram(struct guest_memory *memory, const struct memory_map *map,
+                    const struct guest_memory_slot *ram)
 {
 	uint64_t gpa = ram->gpa, end = ram->gpa + ram->size;
 
@@ -89,7 +91,8 @@ int machine_map_memory(struct machine *machine, gpa_t gpa, uint64_t size, void *
 {
 	struct memory_map *map = &machine->map;
 
-	if (gpa.v % PAGE_SIZE || size % PAGE_SIZE || !size || gpa.v + size < gpa.v || (uintptr_t)host % PAGE_SIZE)
+	if (gpa.v % PAGE_SIZE || size % PAGE_SIZE || !size || gpa.v + size < gpa.v ||
+	    (uintptr_t)host % PAGE_SIZE)
 		return error_set(EINVAL, "bad memory range at %#" PRIx64, gpa.v);
 	if (first_overlay(map, gpa.v, size))
 		return error_set(EEXIST, "the memory at %#" PRIx64 " is another device's", gpa.v);
@@ -128,13 +131,15 @@ int memory_map_create(struct machine *machine)
 	uint8_t *base;
 
 	if (size < (1u << 20) || size % PAGE_SIZE || size > (UINT64_C(1) << 45))
-		return error_set(EINVAL, "memory of %" PRIu64 " bytes: give at least 1M, in whole pages", size);
+		return error_set(EINVAL, "memory of %" PRIu64 " bytes: give at least 1M, in whole pages",
+		                 size);
 	map->mapping_size = size + HUGE_PAGE;
 	map->mapping = mmap(NULL, map->mapping_size, PROT_READ | PROT_WRITE,
 	                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map->mapping == MAP_FAILED) {
 		map->mapping = NULL;
-		return error_set(ENOMEM, "cannot reserve %" PRIu64 " MiB for the guest's memory: ask for less",
+		return error_set(ENOMEM,
+		                 "cannot reserve %" PRIu64 " MiB for the guest's memory: ask for less",
 		                 size >> 20);
 	}
 	base = (uint8_t *)(((uintptr_t)map->mapping + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));

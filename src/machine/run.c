@@ -126,7 +126,8 @@ static bool must_stand(struct machine_vcpu *vcpu)
 {
 	struct machine *machine = vcpu->machine;
 
-	return atomic_load(&machine->pauses) || atomic_load(&vcpu->frozen) || atomic_load(&machine->map_changed);
+	return atomic_load(&machine->pauses) || atomic_load(&vcpu->frozen) ||
+	       atomic_load(&machine->map_changed);
 }
 
 /* Waits until nobody wants the vCPUs to stand still. The last to come makes a new memory map true. */
@@ -162,7 +163,8 @@ static void kick_all(struct machine *machine)
 			machine->engine->vcpu_kick(machine->vcpu[i].engine_vcpu);
 }
 
-void machine_set_debugger(struct machine *machine, void (*stopped)(void *context, unsigned vcpu), void *context)
+void machine_set_debugger(struct machine *machine, void (*stopped)(void *context, unsigned vcpu),
+                          void *context)
 {
 	pthread_mutex_lock(&machine->run_lock);
 	machine->debug_stopped = stopped;

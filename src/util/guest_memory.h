@@ -1,6 +1,7 @@
 /*
  * The guest-physical RAM map: contiguous slots, disjoint, each backed by host memory that lives as long
- * as the machine. RAM comes first, by address. Owned by machine/, borrowed by engines (which only translate) and boot/ (which fills it).
+ * as the machine. RAM comes first, by address. Owned by machine/, borrowed by engines (which only translate)
+ * and boot/ (which fills it).
  */
 #ifndef NESTOR_UTIL_GUEST_MEMORY_H
 #define NESTOR_UTIL_GUEST_MEMORY_H
@@ -29,7 +30,8 @@ struct guest_memory {
  * Host address of [gpa, gpa + size) or NULL where any byte of it is not RAM or ROM of one slot.
  * size: bytes, may be 0. No permission is implied: the caller heeds read_only by guest_memory_slot_of().
  */
-static inline const struct guest_memory_slot *guest_memory_slot_of(const struct guest_memory *memory, gpa_t gpa)
+static inline const struct guest_memory_slot *guest_memory_slot_of(const struct guest_memory *memory,
+                                                                   gpa_t gpa)
 {
 	for (unsigned i = 0; i < memory->slot_count; i++)
 		if (gpa.v - memory->slot[i].gpa < memory->slot[i].size)

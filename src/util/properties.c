@@ -40,7 +40,8 @@ int properties_parse(struct properties *list, const char *option, const char *te
 
 		next = cut(item);
 		if (list->count == PROPERTIES_MAX)
-			return error_set(EINVAL, "%s %s: more than %d parts between commas", option, text, PROPERTIES_MAX);
+			return error_set(EINVAL, "%s %s: more than %d parts between commas", option, text,
+			                 PROPERTIES_MAX);
 		/* The first item may be a path with a '=' in it only where it is written key=value. */
 		equals = strchr(item, '=');
 		if (!*item || equals == item)
@@ -127,8 +128,8 @@ int properties_number(struct properties *list, const char *key, uint64_t low, ui
 		    __builtin_add_overflow(number, (uint64_t)(*p - '0'), &number))
 			break;
 	if (!item->value || p == item->value || *p || number < low || number > high)
-		return error_set(EINVAL, "%s %s: %s must be a number from %llu to %llu", list->option, list->text, key,
-				 (unsigned long long)low, (unsigned long long)high);
+		return error_set(EINVAL, "%s %s: %s must be a number from %llu to %llu", list->option,
+		                 list->text, key, (unsigned long long)low, (unsigned long long)high);
 	*value = number;
 	return 0;
 }

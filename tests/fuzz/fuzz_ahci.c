@@ -41,9 +41,10 @@ static void some_ranges(void)
 
 static void some_fis(uint8_t fis[20], unsigned slot)
 {
-	static const uint8_t codes[] = {0x06, 0x20, 0x24, 0x25, 0x29, 0x2f, 0x30, 0x34, 0x35, 0x39, 0x3d, 0x40, 0x42, 0x47, 0x60, 0x61,
-					0x60, 0x61, 0x90, 0xa0, 0xa0, 0xa0, 0xa1, 0xb0, 0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0xce, 0xe5, 0xe7,
-					0xea, 0xec, 0xef, 0x08};
+	static const uint8_t codes[] = {0x06, 0x20, 0x24, 0x25, 0x29, 0x2f, 0x30, 0x34, 0x35,
+	                                0x39, 0x3d, 0x40, 0x42, 0x47, 0x60, 0x61, 0x60, 0x61,
+	                                0x90, 0xa0, 0xa0, 0xa0, 0xa1, 0xb0, 0xc4, 0xc5, 0xc6,
+	                                0xc8, 0xca, 0xce, 0xe5, 0xe7, 0xea, 0xec, 0xef, 0x08};
 	uint8_t code = below(16) ? codes[below(sizeof(codes))] : (uint8_t)any();
 	bool queued = code == 0x60 || code == 0x61;
 
@@ -79,8 +80,8 @@ static void some_fis(uint8_t fis[20], unsigned slot)
 
 static void some_packet(uint8_t packet[16])
 {
-	static const uint8_t codes[] = {0x00, 0x03, 0x12, 0x1a, 0x1b, 0x1e, 0x25, 0x28, 0x2b, 0x42, 0x43, 0x46, 0x4a, 0x51, 0x52, 0x5a,
-					0xa8, 0xad, 0xbb, 0xbd, 0xbe};
+	static const uint8_t codes[] = {0x00, 0x03, 0x12, 0x1a, 0x1b, 0x1e, 0x25, 0x28, 0x2b, 0x42, 0x43,
+	                                0x46, 0x4a, 0x51, 0x52, 0x5a, 0xa8, 0xad, 0xbb, 0xbd, 0xbe};
 
 	memset(packet, 0, 16);
 	packet[0] = codes[below(sizeof(codes))];
@@ -103,8 +104,8 @@ static void mend(unsigned port)
 		config_set(0x04, 0x06);
 	if (port_get(port, PX_SCTL) & 0xf)
 		port_set(port, PX_SCTL, 0);
-	if (port_get(port, PX_IS) & 0x78000000 || !(port_get(port, PX_CMD) & 1) || port_get(port, PX_TFD) & 1 ||
-	    port_get(port, PX_CLB) != list_of(port) || port_get(port, PX_CLBU))
+	if (port_get(port, PX_IS) & 0x78000000 || !(port_get(port, PX_CMD) & 1) ||
+	    port_get(port, PX_TFD) & 1 || port_get(port, PX_CLB) != list_of(port) || port_get(port, PX_CLBU))
 		recover(port);
 	if (below(4) == 0 && machine->config.clock == ENGINE_CLOCK_DETERMINISTIC)
 		pass(machine, 200000);
@@ -122,7 +123,8 @@ static void some_command(void)
 	some_fis(fis, slot);
 	trims = fis[2] == 0x06;
 	for (unsigned i = 0; i < count; i++)
-		prd[i] = (struct prd){trims && i == 0 ? DATA : some_memory(), (uint32_t)(below(4) ? (below(64) + 1) * 512 : below(0x400000) + 1)};
+		prd[i] = (struct prd){trims && i == 0 ? DATA : some_memory(),
+		                      (uint32_t)(below(4) ? (below(64) + 1) * 512 : below(0x400000) + 1)};
 	prd[count].size = 0;
 	some_packet(packet);
 	fill_slot(port, slot, fis, packet, (uint32_t)(below(8) ? HEADER_ATAPI : any()), prd);
@@ -160,7 +162,8 @@ static void step(void)
 		break;
 	case 11:
 		if (below(4) == 0)
-			store(machine, ABAR + below(0x480), 1u << below(4), below(2) ? any() : UINT64_C(1) << below(64));
+			store(machine, ABAR + below(0x480), 1u << below(4),
+			      below(2) ? any() : UINT64_C(1) << below(64));
 		else
 			port_set(port, (unsigned)below(32) * 4, below(2) ? (uint32_t)any() : 1u << below(32));
 		break;

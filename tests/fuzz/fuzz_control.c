@@ -139,7 +139,8 @@ static void fuzz_texts(struct machine *machine, unsigned rounds)
 	if (framing_init(&framing))
 		abort();
 	for (unsigned i = 0; i < rounds; i++) {
-		size_t size = mutate(texts[next(sizeof(texts) / sizeof(texts[0]))], bytes, sizeof(bytes)), at = 0, taken;
+		size_t size = mutate(texts[next(sizeof(texts) / sizeof(texts[0]))], bytes, sizeof(bytes)),
+		       at = 0, taken;
 
 		while (at < size) {
 			enum framing_result result = framing_feed(&framing, bytes + at, size - at, &taken);
@@ -155,7 +156,8 @@ static void fuzz_texts(struct machine *machine, unsigned rounds)
 			}
 			answer = command_execute(&state, framing.text, framing.length, &negotiated);
 			text = json_dumps(answer, 0);
-			if (!text || (!json_object_get(answer, "return") == !json_object_get(answer, "error")))
+			if (!text ||
+			    (!json_object_get(answer, "return") == !json_object_get(answer, "error")))
 				abort(); /* neither an answer nor an error */
 			free(text);
 			json_decref(answer);

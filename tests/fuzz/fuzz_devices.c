@@ -142,11 +142,13 @@ static void check_bars(struct machine *machine)
 			if (!bar->size || bar->mapped == PCI_NOWHERE)
 				continue;
 			if (bar->mapped != pci_bar_address(&card[i], index) ||
-			    (!bar->host && bus_find(bar->io ? &machine->pio : &machine->mmio, bar->mapped)->ops !=
-			                       bar->ops) ||
-			    (bar->host && machine_memory(machine, GPA(bar->mapped), bar->size) != bar->host)) {
-				fprintf(stderr, "%s: BAR %u is not where it says\n", host->function[card[i].slot][0]->name,
-				        index);
+			    (!bar->host &&
+			     bus_find(bar->io ? &machine->pio : &machine->mmio, bar->mapped)->ops !=
+			         bar->ops) ||
+			    (bar->host &&
+			     machine_memory(machine, GPA(bar->mapped), bar->size) != bar->host)) {
+				fprintf(stderr, "%s: BAR %u is not where it says\n",
+				        host->function[card[i].slot][0]->name, index);
 				abort();
 			}
 		}

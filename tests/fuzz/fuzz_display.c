@@ -33,7 +33,8 @@ static void look(void)
 	}
 	for (unsigned y = 0; y < surface->height; y++) /* the sanitizer looks at both ends */
 		sum += surface->pixels[(size_t)y * surface->width] +
-		       surface->pixels[(size_t)y * surface->width + surface->width - 1] + (uint32_t)surface->changed[y];
+		       surface->pixels[(size_t)y * surface->width + surface->width - 1] +
+		       (uint32_t)surface->changed[y];
 	atomic_fetch_add(&pictures, 1 + (sum & 0));
 	if (surface->width != width)
 		atomic_fetch_add(&sizes, 1);
@@ -110,10 +111,12 @@ static void touch_input(void)
 		input_key(machine->input, below(300), below(2));
 		break;
 	case 1:
-		input_pointer(machine->input, some_size(), some_size(), some_size(), some_size(), below(8), (int)below(3) - 1);
+		input_pointer(machine->input, some_size(), some_size(), some_size(), some_size(), below(8),
+		              (int)below(3) - 1);
 		break;
 	case 2:
-		input_move(machine->input, (int)some_value(), (int)some_value(), below(256), (int)some_value());
+		input_move(machine->input, (int)some_value(), (int)some_value(), below(256),
+		           (int)some_value());
 		break;
 	default:
 		input_send_keys(machine->input, chord, below(4), below(100000));
@@ -203,8 +206,10 @@ static void check_usable(void)
 int main(int argc, char **argv)
 {
 	uint64_t iterations = argc > 1 ? strtoull(argv[1], NULL, 0) : 200000;
-	struct machine_config config = {
-	    .memory_size = 8u << 20, .cpu_count = 1, .clock = ENGINE_CLOCK_DETERMINISTIC, .vga = MACHINE_VGA_STD};
+	struct machine_config config = {.memory_size = 8u << 20,
+	                                .cpu_count = 1,
+	                                .clock = ENGINE_CLOCK_DETERMINISTIC,
+	                                .vga = MACHINE_VGA_STD};
 	struct cpu_model model = {.cpu_count = 1};
 	pthread_t thread;
 
@@ -225,7 +230,7 @@ int main(int argc, char **argv)
 	atomic_store(&done, true);
 	pthread_join(thread, NULL);
 	machine_destroy(machine);
-	printf("%llu accesses, %u pictures, %u sizes\n", (unsigned long long)iterations, atomic_load(&pictures),
-	       atomic_load(&sizes));
+	printf("%llu accesses, %u pictures, %u sizes\n", (unsigned long long)iterations,
+	       atomic_load(&pictures), atomic_load(&sizes));
 	return 0;
 }

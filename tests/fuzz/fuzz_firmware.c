@@ -64,7 +64,8 @@ static void set_pam(struct machine *machine)
 
 static void touch_flash(struct machine *machine)
 {
-	static const uint8_t commands[] = {0xff, 0x70, 0x50, 0x40, 0x10, 0x20, 0xd0, 0xe8, 0x60, 0x90, 0x98, 0x01};
+	static const uint8_t commands[] = {0xff, 0x70, 0x50, 0x40, 0x10, 0x20,
+	                                   0xd0, 0xe8, 0x60, 0x90, 0x98, 0x01};
 	uint64_t gpa = FLASH_GPA + (below(4) ? below(600) : below(FLASH_SIZE)), value = any();
 	unsigned size = 1u << below(4);
 
@@ -78,8 +79,10 @@ static void touch_flash(struct machine *machine)
 
 static void do_dma(struct machine *machine)
 {
-	uint64_t command = below(4) ? 0x1000 + below(64) : any(), address = below(3) ? below(9u << 20) : any();
-	uint32_t control = (uint32_t)(below(72) << 16 | (any() & 0x1f)), length = (uint32_t)(below(3) ? below(70000) : any());
+	uint64_t command = below(4) ? 0x1000 + below(64) : any(),
+	         address = below(3) ? below(9u << 20) : any();
+	uint32_t control = (uint32_t)(below(72) << 16 | (any() & 0x1f)),
+	         length = (uint32_t)(below(3) ? below(70000) : any());
 	uint8_t *at = machine_memory(machine, GPA(command), 16);
 	uint32_t big[2] = {__builtin_bswap32(control), __builtin_bswap32(length)};
 

@@ -82,7 +82,9 @@ static void start_device(unsigned d)
 		set_common(v, 0x16, 2, i);
 		if (packed[d])
 			virtio_packed_queue(v, &packed_queue[d][i], i,
-			                    below(2) ? common(v, 0x18, 2) : 1 + (unsigned)below(common(v, 0x18, 2)), queue_area(d, i));
+			                    below(2) ? common(v, 0x18, 2)
+			                             : 1 + (unsigned)below(common(v, 0x18, 2)),
+			                    queue_area(d, i));
 		else
 			virtio_queue(v, &queue[d][i], i, common(v, 0x18, 2), queue_area(d, i));
 	}
@@ -210,7 +212,8 @@ static void add_chain(struct queue_driver *q)
 /* The same in a packed queue: the first descriptor last, mostly, and on the right lap. */
 static void add_packed_chain(struct packed_driver *q)
 {
-	unsigned readable = (unsigned)below(4), count = readable + (unsigned)below(4), first = q->next_available;
+	unsigned readable = (unsigned)below(4), count = readable + (unsigned)below(4),
+	         first = q->next_available;
 	bool indirect = below(4) == 0;
 	uint64_t table = DATA + below(DATA_SIZE / 16) * 16;
 	uint16_t id = q->next_id++ % 1024, first_flags = 0;
@@ -219,7 +222,8 @@ static void add_packed_chain(struct packed_driver *q)
 	if (packed_outstanding(q) + (indirect ? 1 : count) > q->size && below(64))
 		return; /* else it writes over what the device still has */
 	for (unsigned i = 0; i < count; i++) {
-		uint16_t flags = (uint16_t)((i >= readable ? DESC_WRITE : 0) | (i + 1 < count && !indirect ? DESC_NEXT : 0));
+		uint16_t flags = (uint16_t)((i >= readable ? DESC_WRITE : 0) |
+		                            (i + 1 < count && !indirect ? DESC_NEXT : 0));
 		uint64_t gpa = some_gpa();
 		uint32_t size = some_size();
 
@@ -360,7 +364,10 @@ static void step(void)
 		break;
 	default:
 		use_queue(d);
-		/* Most of what a random driver does breaks its device sooner or later, or leaves a packed ring out of step. */
+		/*
+		 * Most of what a random driver does breaks its device sooner or later, or leaves a packed
+		 * ring out of step.
+		 */
 		if ((common(&driver[d], 0x14, 1) & 0x40 && below(4) == 0) || (packed[d] && below(32) == 0))
 			start_device(d);
 		break;

@@ -117,8 +117,8 @@ struct prd {
 #define HEADER_ATAPI (1u << 5)
 
 /* Fills a slot's header and table. prd: until size 0. */
-static inline void fill_slot(unsigned port, unsigned slot, const uint8_t fis[20], const uint8_t packet[16], uint32_t flags,
-                             const struct prd *prd)
+static inline void fill_slot(unsigned port, unsigned slot, const uint8_t fis[20], const uint8_t packet[16],
+                             uint32_t flags, const struct prd *prd)
 {
 	uint32_t *header = (uint32_t *)memory(list_of(port) + slot * 32);
 	uint8_t *table = memory(TABLES + slot * 0x1000);
@@ -129,7 +129,8 @@ static inline void fill_slot(unsigned port, unsigned slot, const uint8_t fis[20]
 	if (packet)
 		memcpy(table + 0x40, packet, 16);
 	for (; prd && prd[count].size; count++) {
-		uint32_t entry[4] = {(uint32_t)prd[count].gpa, (uint32_t)(prd[count].gpa >> 32), 0, prd[count].size - 1};
+		uint32_t entry[4] = {(uint32_t)prd[count].gpa, (uint32_t)(prd[count].gpa >> 32), 0,
+		                     prd[count].size - 1};
 
 		memcpy(table + 0x80 + count * 16, entry, 16);
 	}

@@ -35,8 +35,8 @@ static inline void packed_init(struct packed_driver *q, struct machine *machine,
 }
 
 /* A slot as the specification lays it out: address, length, buffer ID, flags. */
-static inline void packed_write(struct packed_driver *q, unsigned slot, uint64_t gpa, uint32_t size, uint16_t id,
-                                uint16_t flags)
+static inline void packed_write(struct packed_driver *q, unsigned slot, uint64_t gpa, uint32_t size,
+                                uint16_t id, uint16_t flags)
 {
 	write_desc(q->machine, q->ring, slot, gpa, size, id, flags);
 }
@@ -68,7 +68,8 @@ static inline uint16_t packed_add(struct packed_driver *q, const struct buffer *
 	uint16_t id = q->next_id++ % 1024, head = q->next_available, head_flags = 0;
 
 	for (unsigned i = 0; i < count; i++) {
-		uint16_t flags = (uint16_t)(packed_lap(q) | (buffer[i].writable ? DESC_WRITE : 0) | (i + 1 < count ? DESC_NEXT : 0));
+		uint16_t flags = (uint16_t)(packed_lap(q) | (buffer[i].writable ? DESC_WRITE : 0) |
+		                            (i + 1 < count ? DESC_NEXT : 0));
 
 		packed_write(q, q->next_available, buffer[i].gpa, buffer[i].size, i + 1 < count ? 0xdead : id,
 		             i ? flags : (uint16_t)(flags ^ PACKED_AVAIL ^ PACKED_USED));

@@ -235,7 +235,8 @@ static void identifies_a_disk(void **state)
 {
 	uint8_t sum = 0;
 
-	assert_int_equal(ata(DISK, (struct ata_command){.code = 0xec}, 0, (struct prd[]){{DATA, 512}, {0}}), GOOD);
+	assert_int_equal(ata(DISK, (struct ata_command){.code = 0xec}, 0, (struct prd[]){{DATA, 512}, {0}}),
+	                 GOOD);
 	assert_int_equal(port_get(DISK, PX_CI), 0);
 	assert_int_equal(port_get(DISK, PX_IS), 2); /* PIO setup, and no D2H */
 	assert_int_equal(received(DISK, 0x20)[0], 0x5f);
@@ -277,7 +278,9 @@ static void reads_and_writes_by_dma(void **state)
 		memcpy(together + at, memory(prd->gpa), prd->size);
 	assert_memory_equal(together, disk_content + 100 * 512, 2048);
 
-	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x35, .lba = SECTORS - 4, .count = 4}, HEADER_WRITE, scattered), GOOD);
+	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x35, .lba = SECTORS - 4, .count = 4},
+	                     HEADER_WRITE, scattered),
+	                 GOOD);
 	memset(memory(DATA + 0x100000), 0, 2048);
 	assert_int_equal(read_dma(SECTORS - 4, 4, (struct prd[]){{DATA + 0x100000, 4096}, {0}}), GOOD);
 	assert_memory_equal(together, memory(DATA + 0x100000), 2048);
@@ -288,7 +291,8 @@ static void older_commands(void **state)
 {
 	struct prd prd[] = {{DATA, 256 * 512}, {0}};
 
-	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x20, .lba = 1000, .count = 0}, 0, prd), GOOD);
+	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x20, .lba = 1000, .count = 0}, 0, prd),
+	                 GOOD);
 	assert_memory_equal(memory(DATA), disk_content + 1000 * 512, 256 * 512);
 	assert_int_equal(port_get(DISK, PX_IS), 2);
 	assert_int_equal(received(DISK, 0x20)[0], 0x5f);
@@ -307,7 +311,8 @@ static void older_commands(void **state)
 	assert_int_equal(memory(DATA)[0], 0x5a);
 	assert_int_equal(memory(DATA)[512], 0);
 	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x40, .lba = 51, .count = 1}, 0, NULL), GOOD);
-	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x42, .lba = SECTORS, .count = 1}, 0, NULL), 0x1051);
+	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x42, .lba = SECTORS, .count = 1}, 0, NULL),
+	                 0x1051);
 	recover(DISK);
 	assert_int_equal(ata(DISK, (struct ata_command){.code = 0xc6, .count = 3}, 0, NULL), 0x0451);
 }
@@ -328,9 +333,11 @@ static void settings_and_logs(void **state)
 	assert_int_equal(ata(DISK, (struct ata_command){.code = 0xef, .features = 0x03, .count = 0x42}, 0, NULL), GOOD);
 	assert_int_equal(ata(DISK, (struct ata_command){.code = 0xec}, 0, prd), GOOD);
 	assert_int_equal(word_at(DATA, 88), 0x047f); /* Ultra DMA mode 2 */
-	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x2f, .lba = 0x00, .count = 1}, 0, prd), GOOD);
+	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x2f, .lba = 0x00, .count = 1}, 0, prd),
+	                 GOOD);
 	assert_int_equal(word_at(DATA, 0x10), 1); /* there is a log 10h */
-	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x2f, .lba = 0x10, .count = 1}, 0, prd), GOOD);
+	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x2f, .lba = 0x10, .count = 1}, 0, prd),
+	                 GOOD);
 	assert_int_equal(memory(DATA)[0], 0x80); /* no queued command failed */
 
 	assert_int_equal(ata(DISK, (struct ata_command){.code = 0xb0, .features = 0xda, .lba = 0xc24f00}, 0, NULL), GOOD);
@@ -479,7 +486,8 @@ static void a_bad_address_is_not_found(void **state)
 	assert_int_equal(read_dma(0, 1, prd), GOOD);
 	assert_int_equal(read_dma(UINT64_C(0xffffffffffff), 1, prd), 0x1051);
 	recover(DISK);
-	assert_int_equal(ata(READ_ONLY, (struct ata_command){.code = 0x35, .count = 1}, HEADER_WRITE, prd), 0x0451);
+	assert_int_equal(ata(READ_ONLY, (struct ata_command){.code = 0x35, .count = 1}, HEADER_WRITE, prd),
+	                 0x0451);
 }
 
 static void an_io_error_is_a_task_file_error(void **state)
@@ -495,7 +503,8 @@ static void an_io_error_is_a_task_file_error(void **state)
 	pass(machine, 10000000);
 	assert_int_equal(port_get(DISK, PX_TFD) & 0xff01, 0x4001);
 	recover(DISK);
-	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x2f, .lba = 0x10, .count = 1}, 0, prd), GOOD);
+	assert_int_equal(ata(DISK, (struct ata_command){.code = 0x2f, .lba = 0x10, .count = 1}, 0, prd),
+	                 GOOD);
 	assert_int_equal(read_dma(0, 8, prd), GOOD);
 }
 
@@ -519,7 +528,8 @@ static void bad_memory_is_fatal(void **state)
 	read_dma(0, 8, (struct prd[]){{0x90000000, 4096}, {0}});
 	assert_int_equal(port_get(DISK, PX_IS) >> 29 & 1, 1);
 	recover(DISK);
-	ata(DISK, (struct ata_command){.code = 0x35, .count = 8}, HEADER_WRITE, (struct prd[]){{DATA, 2048}, {~UINT64_C(0) - 4095, 2048}, {0}});
+	ata(DISK, (struct ata_command){.code = 0x35, .count = 8}, HEADER_WRITE,
+	    (struct prd[]){{DATA, 2048}, {~UINT64_C(0) - 4095, 2048}, {0}});
 	assert_int_equal(port_get(DISK, PX_IS) >> 29 & 1, 1);
 	recover(DISK);
 	make_fis(fis, (struct ata_command){.code = 0x25, .count = 8});

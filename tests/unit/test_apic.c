@@ -1,7 +1,8 @@
 /*
  * The local APIC, with the machine and the other vCPUs replaced by recorders.
  *
- * gcc -D_GNU_SOURCE -Isrc tests/unit/test_apic.c src/engine/soft/cpu/{apic,apic_create,time}.c src/engine/cpu_model_query.c -lcmocka -o /tmp/test_apic
+ * gcc -D_GNU_SOURCE -Isrc tests/unit/test_apic.c src/engine/soft/cpu/{apic,apic_create,time}.c
+ * src/engine/cpu_model_query.c -lcmocka -o /tmp/test_apic
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -174,7 +174,8 @@ static int run(struct block *block, struct block_request request)
 	return finish(&waiter);
 }
 
-static int transfer(struct block *block, enum block_operation operation, uint64_t offset, void *data, uint64_t size)
+static int transfer(struct block *block, enum block_operation operation, uint64_t offset, void *data,
+                    uint64_t size)
 {
 	struct iovec iov = {data, size};
 

@@ -118,8 +118,8 @@ static void waiter_done(struct block_request *request, int result)
 }
 
 /* In two pieces. */
-static void start(struct block *block, struct waiter *waiter, enum block_operation operation, uint64_t offset, void *data,
-                  uint64_t size)
+static void start(struct block *block, struct waiter *waiter, enum block_operation operation, uint64_t offset,
+                  void *data, uint64_t size)
 {
 	uint64_t first = data ? size / 3 : 0;
 
@@ -138,7 +138,8 @@ static int finish(struct waiter *waiter)
 	return waiter->result;
 }
 
-static int run(struct block *block, enum block_operation operation, uint64_t offset, void *data, uint64_t size)
+static int run(struct block *block, enum block_operation operation, uint64_t offset, void *data,
+               uint64_t size)
 {
 	struct waiter waiter;
 
@@ -431,7 +432,8 @@ static void a_simple_remote_disk(void **state)
 	struct block *block;
 
 	start_nbdkit("--filter=nozero --filter=fua --filter=blocksize-policy memory 16M zeromode=none "
-		     "blocksize-minimum=512 blocksize-preferred=4096 blocksize-maximum=65536 blocksize-error-policy=error");
+	             "blocksize-minimum=512 blocksize-preferred=4096 blocksize-maximum=65536 "
+	             "blocksize-error-policy=error");
 	block = open_config(&config);
 	exercise(block);
 	block_close(block);
@@ -458,7 +460,8 @@ static void errors_of_a_server(void **state)
 	uint8_t data[4096] = {0};
 	struct block *block;
 
-	start_nbdkit("--filter=error memory 16M error-pwrite=ENOSPC error-pread=EIO error-pwrite-rate=100% error-pread-rate=50%");
+	start_nbdkit("--filter=error memory 16M error-pwrite=ENOSPC error-pread=EIO error-pwrite-rate=100% "
+	             "error-pread-rate=50%");
 	block = open_config(&config);
 	unsigned failed = 0;
 

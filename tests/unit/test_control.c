@@ -119,7 +119,8 @@ static void test_nothing_before_negotiation(void **state)
 {
 	struct machine *machine = fixture_create(NULL);
 	struct control_state control = control_of(machine);
-	static const char text[] = "{\"execute\":\"query-name\"}", negotiate[] = "{\"execute\":\"qmp_capabilities\"}";
+	static const char text[] = "{\"execute\":\"query-name\"}",
+	                  negotiate[] = "{\"execute\":\"qmp_capabilities\"}";
 	bool negotiated = false;
 	json_t *result = command_execute(&control, text, strlen(text), &negotiated);
 	const char *class = json_string_value(json_object_get(json_object_get(result, "error"), "class"));
@@ -142,7 +143,8 @@ static void test_ids_come_back_whatever_they_are(void **state)
 	struct machine *machine = fixture_create(NULL);
 	struct control_state control = control_of(machine);
 
-	assert_string_equal(answer(&control, "{\"execute\":\"query-name\",\"id\":7}"), "{\"return\":{\"name\":\"test\"},\"id\":7}");
+	assert_string_equal(answer(&control, "{\"execute\":\"query-name\",\"id\":7}"),
+	                    "{\"return\":{\"name\":\"test\"},\"id\":7}");
 	assert_string_equal(answer(&control, "{\"id\":{\"x\":[1,null]},\"execute\":\"query-name\"}"),
 	                    "{\"return\":{\"name\":\"test\"},\"id\":{\"x\":[1,null]}}");
 	assert_non_null(strstr(answer(&control, "{\"execute\":\"no\",\"id\":\"a\"}"), "\"id\":\"a\""));
@@ -232,10 +234,14 @@ static void test_memory_is_shown_and_saved(void **state)
 
 	memcpy(machine_memory(machine, GPA(0x1ffe), 5), "Hello", 5);
 	assert_non_null(strstr(answer(&control, "{\"execute\":\"human-monitor-command\",\"arguments\":"
-	                                        "{\"command-line\":\"xp/5c 0x1ffe\"}}"), "'H' 'e' 'l' 'l' 'o'"));
+	                                        "{\"command-line\":\"xp/5c 0x1ffe\"}}"),
+	                       "'H' 'e' 'l' 'l' 'o'"));
 	assert_non_null(strstr(answer(&control, "{\"execute\":\"human-monitor-command\",\"arguments\":"
-	                                        "{\"command-line\":\"xp/1wx 0x1ffe\"}}"), "0000000000001ffe: 0x6c6c6548"));
-	snprintf(text, sizeof(text), "{\"execute\":\"pmemsave\",\"arguments\":{\"val\":8190,\"size\":5,\"filename\":\"%s\"}}", path);
+	                                        "{\"command-line\":\"xp/1wx 0x1ffe\"}}"),
+	                       "0000000000001ffe: 0x6c6c6548"));
+	snprintf(text, sizeof(text),
+	         "{\"execute\":\"pmemsave\",\"arguments\":{\"val\":8190,\"size\":5,\"filename\":\"%s\"}}",
+	         path);
 	assert_string_equal(answer(&control, text), "{\"return\":{}}");
 	assert_int_equal(read(fd, data, sizeof(data)), 5);
 	assert_memory_equal(data, "Hello", 5);
@@ -264,7 +270,8 @@ static void test_power_button_and_reset(void **state)
 
 static void test_every_topic_of_info_prints(void **state)
 {
-	static const char *const topics[] = {"irq", "devices", "mtree", "status", "name", "version", "block", "network"};
+	static const char *const topics[] = {"irq",  "devices", "mtree", "status",
+	                                     "name", "version", "block", "network"};
 	struct machine *machine = fixture_create(NULL);
 	struct control_state control = control_of(machine);
 	char text[160];
@@ -298,8 +305,10 @@ static void test_events_are_bounded_and_the_end_is_kept(void **state)
 	message = event_message(&record);
 	assert_string_equal(json_string_value(json_object_get(message, "event")), "SHUTDOWN");
 	assert_true(json_is_true(json_object_get(json_object_get(message, "data"), "guest")));
-	assert_string_equal(json_string_value(json_object_get(json_object_get(message, "data"), "reason")), STOP_GUEST_RESET);
-	assert_true(json_integer_value(json_object_get(json_object_get(message, "timestamp"), "seconds")) > 1000000000);
+	assert_string_equal(json_string_value(json_object_get(json_object_get(message, "data"), "reason")),
+	                    STOP_GUEST_RESET);
+	assert_true(json_integer_value(json_object_get(json_object_get(message, "timestamp"), "seconds")) >
+	            1000000000);
 	json_decref(message);
 	record.event = MACHINE_EVENT_STARTED; /* none of QMP's */
 	assert_null(event_message(&record));
@@ -365,7 +374,8 @@ static void test_names_belong_to_one_live_process(void **state)
 
 static void test_names_and_folders_are_checked(void **state)
 {
-	static const char *const bad[] = {"", ".x", "-x", "a/b", "a b", "0123456789012345678901234567890123456789012345678"};
+	static const char *const bad[] = {"",    ".x",  "-x",
+	                                  "a/b", "a b", "0123456789012345678901234567890123456789012345678"};
 	struct endpoint endpoint;
 	char path[64];
 

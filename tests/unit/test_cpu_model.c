@@ -1,7 +1,8 @@
 /*
  * What the guest CPU announces.
  *
- * gcc -D_GNU_SOURCE -Isrc tests/unit/test_cpu_model.c src/engine/{cpu_model,cpu_model_query,host_tsc}.c src/util/error.c -lcmocka -o /tmp/test_cpu_model
+ * gcc -D_GNU_SOURCE -Isrc tests/unit/test_cpu_model.c src/engine/{cpu_model,cpu_model_query,host_tsc}.c
+ * src/util/error.c -lcmocka -o /tmp/test_cpu_model
  */
 #include <errno.h>
 #include <setjmp.h>

@@ -186,8 +186,8 @@ static void request_completed(struct disk_request *request, int result)
 	results[completed++] = result;
 }
 
-static void start(struct disk_request *request, unsigned number, enum block_operation operation, uint64_t offset,
-                  const struct disk_segment *segment, unsigned count)
+static void start(struct disk_request *request, unsigned number, enum block_operation operation,
+                  uint64_t offset, const struct disk_segment *segment, unsigned count)
 {
 	uint64_t size = 0;
 

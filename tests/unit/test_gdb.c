@@ -55,9 +55,10 @@ static void test_packets_are_checked(void **state)
 		const char *bytes;
 		enum packet_event event;
 	} rows[] = {
-	    {"$g#67", PACKET_WHOLE},     {"$g#68", PACKET_BROKEN}, {"$g#6x", PACKET_BROKEN}, {"$g#xx", PACKET_BROKEN},
-	    {"+", PACKET_ACCEPTED},      {"-", PACKET_REFUSED},    {"\003", PACKET_INTERRUPT}, {"xyz", PACKET_NOTHING},
-	    {"$abc$g#67", PACKET_WHOLE}, {"$#00", PACKET_WHOLE},   {"$}\003#80", PACKET_WHOLE},
+	    {"$g#67", PACKET_WHOLE},    {"$g#68", PACKET_BROKEN},    {"$g#6x", PACKET_BROKEN},
+	    {"$g#xx", PACKET_BROKEN},   {"+", PACKET_ACCEPTED},      {"-", PACKET_REFUSED},
+	    {"\003", PACKET_INTERRUPT}, {"xyz", PACKET_NOTHING},     {"$abc$g#67", PACKET_WHOLE},
+	    {"$#00", PACKET_WHOLE},     {"$}\003#80", PACKET_WHOLE},
 	};
 	unsigned count;
 
@@ -404,12 +405,15 @@ static void test_running_and_stopping(void **state)
 	ask("vCont;s:2;c");
 	assert_true(fake.debug.pass && fake.debug.step);
 	assert_false(atomic_load(&machine->vcpu[0].frozen));
-	assert_string_equal(stop(machine, 2, (struct engine_debug_stop){.reason = ENGINE_STOP_STEP}), "T05thread:2;");
+	assert_string_equal(stop(machine, 2, (struct engine_debug_stop){.reason = ENGINE_STOP_STEP}),
+	                    "T05thread:2;");
 	ask("vCont;s:2");
 	assert_true(atomic_load(&machine->vcpu[0].frozen));
 	assert_false(fake.debug.pass);
-	assert_string_equal(stop(machine, 2, (struct engine_debug_stop){.reason = ENGINE_STOP_WATCHPOINT, .gla = 0x44,
-	                                                                .access = ENGINE_POINT_WRITE}),
+	assert_string_equal(stop(machine, 2,
+	                         (struct engine_debug_stop){.reason = ENGINE_STOP_WATCHPOINT,
+	                                                    .gla = 0x44,
+	                                                    .access = ENGINE_POINT_WRITE}),
 	                    "T05thread:2;watch:44;");
 	assert_false(atomic_load(&machine->vcpu[0].frozen));
 	/* Two at once: the second one's watchpoint is told of when the machine is to go on. */
@@ -442,7 +446,8 @@ static void test_levels_hold_an_interrupt_back(void **state)
 	assert_true(fake.debug.halt);
 	assert_int_equal(atomic_load(&machine->pauses), 0);
 	fake.state.level = 1;
-	assert_string_equal(stop(machine, 1, (struct engine_debug_stop){.reason = ENGINE_STOP_ASKED}), "T02thread:1;");
+	assert_string_equal(stop(machine, 1, (struct engine_debug_stop){.reason = ENGINE_STOP_ASKED}),
+	                    "T02thread:1;");
 	end(machine);
 }
 

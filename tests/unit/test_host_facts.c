@@ -96,8 +96,9 @@ static void is_silent_about(const char *part)
 		fail_msg("the report says \"%s\":\n%s", part, report);
 }
 
-#define INTEL(flags) \
-	"processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Test CPU\nflags\t\t: fpu " flags " sse2\n\n" \
+#define INTEL(flags)                                                                                         \
+	"processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Test CPU\nflags\t\t: fpu " flags  \
+	" sse2\n\n"                                                                                          \
 	"processor\t: 1\nvendor_id\t: GenuineIntel\nmodel name\t: second\nflags\t\t: fpu\n"
 
 static void an_empty_host_yields_unknowns(void **state)

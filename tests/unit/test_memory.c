@@ -1,7 +1,10 @@
 /*
  * Memory access by C code, string and stack instructions, compare-exchange.
  *
- * gcc -std=gnu17 -O1 -g -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -fno-strict-aliasing -Isrc -include engine/soft/cpu/hot.h tests/unit/test_memory.c src/engine/soft/cpu/{paging,tlb,tlb_regions,memory,operand,string,stack,integer,hot_string}.c src/util/error.c -lcmocka -o /tmp/test_memory && /tmp/test_memory
+ * gcc -std=gnu17 -O1 -g -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -fno-strict-aliasing -Isrc -include
+ * engine/soft/cpu/hot.h tests/unit/test_memory.c
+ * src/engine/soft/cpu/{paging,tlb,tlb_regions,memory,operand,string,stack,integer,hot_string}.c
+ * src/util/error.c -lcmocka -o /tmp/test_memory && /tmp/test_memory
  */
 #include "memory_fixture.h"
 

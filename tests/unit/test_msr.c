@@ -1,7 +1,8 @@
 /*
  * RDMSR and WRMSR: what exists, what is refused, what it does.
  *
- * gcc -D_GNU_SOURCE -Isrc tests/unit/test_msr.c src/engine/soft/cpu/{msr,apic,apic_create,time}.c src/engine/{cpu_model,cpu_model_query,host_tsc}.c src/util/error.c -lcmocka -o /tmp/test_msr
+ * gcc -D_GNU_SOURCE -Isrc tests/unit/test_msr.c src/engine/soft/cpu/{msr,apic,apic_create,time}.c
+ * src/engine/{cpu_model,cpu_model_query,host_tsc}.c src/util/error.c -lcmocka -o /tmp/test_msr
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -38,8 +39,8 @@ int cpu_host_interrupt_acknowledge(struct cpu *cpu)
 	return -1;
 }
 
-void soft_deliver(struct cpu *source, uint32_t destination, bool logical, bool x2apic_format, uint8_t delivery_mode,
-                  uint8_t vector, bool level, unsigned shorthand)
+void soft_deliver(struct cpu *source, uint32_t destination, bool logical, bool x2apic_format,
+                  uint8_t delivery_mode, uint8_t vector, bool level, unsigned shorthand)
 {
 }
 
@@ -115,8 +116,9 @@ static bool takes(struct cpu *cpu, uint32_t msr, uint64_t value)
 static void unknown_msrs_do_not_exist(void **state)
 {
 	struct cpu *cpu = *state;
-	static const uint32_t none[] = {0x2,   0x11,  0x33,  0x140, 0x17b, 0x210,      0x251,      0x270, 0x38f,
-	                                0x410, 0x47f, 0x491, 0x492, 0x900, 0xc0000085, 0xc0010015, ~0u};
+	static const uint32_t none[] = {0x2,   0x11,  0x33,       0x140,      0x17b, 0x210,
+	                                0x251, 0x270, 0x38f,      0x410,      0x47f, 0x491,
+	                                0x492, 0x900, 0xc0000085, 0xc0010015, ~0u};
 	uint64_t value = 0x1234;
 
 	for (unsigned i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
@@ -148,8 +150,9 @@ static void no_access_does_harm(void **state)
 static void addresses_must_be_canonical(void **state)
 {
 	struct cpu *cpu = *state;
-	static const uint32_t addresses[] = {MSR_LSTAR,   MSR_CSTAR,          MSR_SYSENTER_ESP, MSR_SYSENTER_EIP,
-	                                     MSR_FS_BASE, MSR_KERNEL_GS_BASE, MSR_GS_BASE};
+	static const uint32_t addresses[] = {MSR_LSTAR,        MSR_CSTAR,   MSR_SYSENTER_ESP,
+	                                     MSR_SYSENTER_EIP, MSR_FS_BASE, MSR_KERNEL_GS_BASE,
+	                                     MSR_GS_BASE};
 
 	for (unsigned i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
 		assert_true(takes(cpu, addresses[i], 0xffff800012345678));
@@ -297,10 +300,12 @@ static void firmware_mtrrs_are_legal(void **state)
 	msr_set_firmware_mtrrs(cpu);
 	assert_true(takes(cpu, 0x200, get(cpu, 0x200)));
 	assert_true(takes(cpu, 0x201, get(cpu, 0x201)));
-	assert_true(get(cpu, 0x201) == (((1ull << model.physical_address_bits) - 1) & ~0x3fffffffull) + 0x800);
+	assert_true(get(cpu, 0x201) ==
+	            (((1ull << model.physical_address_bits) - 1) & ~0x3fffffffull) + 0x800);
 	assert_int_equal(get(cpu, 0x202), 0xb0000000);
 	assert_true(takes(cpu, 0x203, get(cpu, 0x203)));
-	assert_true(get(cpu, 0x203) == (((1ull << model.physical_address_bits) - 1) & ~0x0fffffffull) + 0x800);
+	assert_true(get(cpu, 0x203) ==
+	            (((1ull << model.physical_address_bits) - 1) & ~0x0fffffffull) + 0x800);
 	assert_int_equal(get(cpu, MSR_MTRR_DEF_TYPE), 0xc06);
 }
 

@@ -169,7 +169,8 @@ static void a_deterministic_run_has_its_own_rate(void **state)
 	assert_int_equal(options.machine.cpu.tsc_hz, 1000000000);
 	assert_int_equal(PARSE("--kernel", "k", "--clock", "deterministic", "--tsc", "250000000"), 0);
 	assert_int_equal(options.machine.cpu.tsc_hz, 250000000);
-	refused(PARSE("--kernel", "k", "--clock", "deterministic", "--tsc", "2000000000"), "at most 1000000000");
+	refused(PARSE("--kernel", "k", "--clock", "deterministic", "--tsc", "2000000000"),
+	        "at most 1000000000");
 	assert_int_equal(PARSE("--kernel", "k", "--clock", "deterministic", "--cpus", "2"), 0);
 }
 
@@ -184,8 +185,8 @@ static void sizes_have_units(void **state)
 	static const struct {
 		const char *text;
 		uint64_t bytes;
-	} good[] = {{"4K", 4096}, {"1M", 1 << 20}, {"512m", 512 << 20}, {"1G", 1ull << 30}, {"3GiB", 3ull << 30},
-		    {"2T", 2ull << 40}, {"16MB", 16 << 20}, {"0G", 0}};
+	} good[] = {{"4K", 4096},         {"1M", 1 << 20},    {"512m", 512 << 20}, {"1G", 1ull << 30},
+	            {"3GiB", 3ull << 30}, {"2T", 2ull << 40}, {"16MB", 16 << 20},  {"0G", 0}};
 	static const char *const bad[] = {"", "G", "512", "1.5G", "-1G", "+1G", "1X", "1GX", "1G ", " 1G", "0x1G",
 					  "99999999999999999999G", "18446744073709551615K", NULL};
 	uint64_t bytes;

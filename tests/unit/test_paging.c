@@ -1,7 +1,10 @@
 /*
  * Page walks in every paging mode, and what each flush of the TLB removes and leaves.
  *
- * gcc -std=gnu17 -O1 -g -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -fno-strict-aliasing -Isrc -include engine/soft/cpu/hot.h tests/unit/test_paging.c src/engine/soft/cpu/{paging,tlb,tlb_regions,memory,operand,string,stack,integer,hot_string}.c src/util/error.c -lcmocka -o /tmp/test_paging && /tmp/test_paging
+ * gcc -std=gnu17 -O1 -g -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -fno-strict-aliasing -Isrc -include
+ * engine/soft/cpu/hot.h tests/unit/test_paging.c
+ * src/engine/soft/cpu/{paging,tlb,tlb_regions,memory,operand,string,stack,integer,hot_string}.c
+ * src/util/error.c -lcmocka -o /tmp/test_paging && /tmp/test_paging
  */
 #include "memory_fixture.h"
 

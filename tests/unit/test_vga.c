@@ -20,8 +20,10 @@ static uint64_t when; /* of the picture: 0 shows cursor and blinking characters 
 
 static int setup(void **state)
 {
-	struct machine_config config = {
-	    .memory_size = 8u << 20, .cpu_count = 1, .clock = ENGINE_CLOCK_DETERMINISTIC, .vga = MACHINE_VGA_STD};
+	struct machine_config config = {.memory_size = 8u << 20,
+	                                .cpu_count = 1,
+	                                .clock = ENGINE_CLOCK_DETERMINISTIC,
+	                                .vga = MACHINE_VGA_STD};
 	struct cpu_model model = {.cpu_count = 1};
 
 	if (machine_create(&machine, &config, &model, &fake_engine)) {
@@ -269,7 +271,8 @@ static unsigned model_read(struct model *model, unsigned address)
 			bool same = true;
 
 			for (unsigned p = 0; p < 4; p++)
-				if (bit(r->graphics[7], p) && bit(model->latch[p], n) != bit(r->graphics[2], p))
+				if (bit(r->graphics[7], p) &&
+				    bit(model->latch[p], n) != bit(r->graphics[2], p))
 					same = false;
 			result |= (unsigned)same << n;
 		}
@@ -300,7 +303,8 @@ static void random_mode(void)
 
 static void memory_modes(void **state)
 {
-	static const unsigned start[] = {0xa0000, 0xa0000, 0xb0000, 0xb8000}, size[] = {0x20000, 0x10000, 0x8000, 0x8000};
+	static const unsigned start[] = {0xa0000, 0xa0000, 0xb0000, 0xb8000},
+	                      size[] = {0x20000, 0x10000, 0x8000, 0x8000};
 	static struct model model;
 
 	memset(&model, 0, sizeof(model));
@@ -326,12 +330,14 @@ static void memory_modes(void **state)
 	for (unsigned p = 0; p < 4; p++)
 		for (unsigned offset = 0; offset < 65536; offset++)
 			if (plane(p, offset) != model.plane[p][offset])
-				fail_msg("plane %u at %x: %x, not %x", p, offset, plane(p, offset), model.plane[p][offset]);
+				fail_msg("plane %u at %x: %x, not %x", p, offset, plane(p, offset),
+				         model.plane[p][offset]);
 }
 
 static void windows(void **state)
 {
-	static const unsigned start[] = {0xa0000, 0xa0000, 0xb0000, 0xb8000}, end[] = {0xc0000, 0xb0000, 0xb8000, 0xc0000};
+	static const unsigned start[] = {0xa0000, 0xa0000, 0xb0000, 0xb8000},
+	                      end[] = {0xc0000, 0xb0000, 0xb8000, 0xc0000};
 
 	seq(4, 0x06);
 	seq(2, 0x01);
@@ -549,8 +555,9 @@ static void blank_screen(void **state)
 /* Mode 12h: 640 x 480, four planes. */
 static void mode_12(void)
 {
-	static const uint8_t registers[] = {0x5f, 0x4f, 0x50, 0x82, 0x54, 0x80, 0x0b, 0x3e, 0x00, 0x40, 0x00, 0x00, 0x00,
-	                                    0x00, 0x00, 0x00, 0xea, 0x0c, 0xdf, 0x28, 0x00, 0xe7, 0x04, 0xe3, 0xff};
+	static const uint8_t registers[] = {0x5f, 0x4f, 0x50, 0x82, 0x54, 0x80, 0x0b, 0x3e, 0x00,
+	                                    0x40, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xea, 0x0c,
+	                                    0xdf, 0x28, 0x00, 0xe7, 0x04, 0xe3, 0xff};
 
 	crtc(0x11, 0);
 	for (unsigned i = 0; i < sizeof(registers); i++)

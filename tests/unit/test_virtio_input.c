@@ -143,7 +143,8 @@ static void tablet_describes_itself(void **state)
 {
 	start(&tablet, 0);
 	select_config(&tablet, 0x11, EV_KEY);
-	assert_true(config_bit(&tablet, BTN_LEFT) && config_bit(&tablet, BTN_RIGHT) && config_bit(&tablet, BTN_MIDDLE));
+	assert_true(config_bit(&tablet, BTN_LEFT) && config_bit(&tablet, BTN_RIGHT) &&
+	            config_bit(&tablet, BTN_MIDDLE));
 	select_config(&tablet, 0x11, EV_ABS);
 	assert_int_equal(config_size(&tablet), 1);
 	assert_int_equal(load(machine, tablet.config + 8, 1), 3);
@@ -237,7 +238,8 @@ static void buffers_of_no_use(void **state)
 
 static void leds(void **state)
 {
-	static const uint8_t on[] = {EV_LED, 0, LED_CAPSL, 0, 1, 0, 0, 0}, bad[] = {EV_LED, 0, 0xff, 0xff, 1, 0, 0, 0};
+	static const uint8_t on[] = {EV_LED, 0, LED_CAPSL, 0, 1, 0, 0, 0},
+	                     bad[] = {EV_LED, 0, 0xff, 0xff, 1, 0, 0, 0};
 
 	start(&keyboard, 0);
 	memcpy(guest(machine, DATA, 8), bad, 8);

@@ -65,7 +65,8 @@ static void note_written(struct engine_vm *vm, gpa_t gpa, uint64_t size)
 static bool was_written(uint64_t gpa, uint64_t size, bool visible)
 {
 	for (unsigned i = 0; i < written_count; i++)
-		if (written[i].from <= gpa && gpa + size <= written[i].end && !!(written[i].flags & PACKED_USED) == visible)
+		if (written[i].from <= gpa && gpa + size <= written[i].end &&
+		    !!(written[i].flags & PACKED_USED) == visible)
 			return true;
 	return false;
 }
@@ -309,7 +310,8 @@ static void what_a_driver_must_not_do_breaks_the_queue(void **state)
 		use_queue(8);
 		write_desc(machine, TABLE, 0, DATA, 4, 0, 0);
 		for (unsigned j = 0; j < 2; j++)
-			packed_write(&driver, j, bad[i][j].gpa, bad[i][j].size, 1, (uint16_t)(PACKED_AVAIL | bad[i][j].flags));
+			packed_write(&driver, j, bad[i][j].gpa, bad[i][j].size, 1,
+			             (uint16_t)(PACKED_AVAIL | bad[i][j].flags));
 		assert_null(virtqueue_pop(queue));
 		if (failures != 1)
 			fail_msg("case %u was accepted", i);

@@ -83,8 +83,8 @@ static void on_key(void *context, unsigned key, bool down)
 	note("%u %s", key, down ? "down" : "up");
 }
 
-static void on_pointer(void *context, unsigned x, unsigned y, unsigned width, unsigned height, unsigned buttons,
-                       int wheel)
+static void on_pointer(void *context, unsigned x, unsigned y, unsigned width, unsigned height,
+                       unsigned buttons, int wheel)
 {
 	note("%u,%u of %ux%u %u %d", x, y, width, height, buttons, wheel);
 }
@@ -198,8 +198,8 @@ static uint32_t shows(const rfbClient *client, int x, int y)
 	uint32_t value;
 
 	memcpy(&value, client->frameBuffer + 4 * (y * client->width + x), 4);
-	return (value >> client->format.redShift & 0xff) << 16 | (value >> client->format.greenShift & 0xff) << 8 |
-	       (value >> client->format.blueShift & 0xff);
+	return (value >> client->format.redShift & 0xff) << 16 |
+	       (value >> client->format.greenShift & 0xff) << 8 | (value >> client->format.blueShift & 0xff);
 }
 
 /* Handles what comes until (x, y) shows the colour. */
@@ -469,7 +469,8 @@ static void handshake_by_hand(void **state)
 /* A viewer that says half a word, and one that hangs up in the middle: others are served. */
 static void rude_viewers(void **state)
 {
-	static const char *const words[] = {"", "RFB", "GET / HTTP/1.0\r\n\r\n", "RFB 003.008\n\1\1\3\0\0\0\377\377"};
+	static const char *const words[] = {"", "RFB", "GET / HTTP/1.0\r\n\r\n",
+	                                    "RFB 003.008\n\1\1\3\0\0\0\377\377"};
 	rfbClient *client;
 	char version[12];
 
@@ -552,7 +553,8 @@ static void keysyms(void **state)
 	struct keysym_key key;
 
 	assert_true(keysym_find('z', &key) && key.key == KEY_Z && key.shift == KEYSYM_PLAIN && key.letter);
-	assert_true(keysym_find('~', &key) && key.key == KEY_GRAVE && key.shift == KEYSYM_SHIFTED && !key.letter);
+	assert_true(keysym_find('~', &key) && key.key == KEY_GRAVE && key.shift == KEYSYM_SHIFTED &&
+	            !key.letter);
 	assert_true(keysym_find('|', &key) && key.key == KEY_BACKSLASH);
 	assert_true(keysym_find('=', &key) && key.key == KEY_EQUAL);
 	assert_true(keysym_find(']', &key) && key.key == KEY_RIGHTBRACE);

@@ -2,7 +2,9 @@
  * Saving and restoring x87, SSE and AVX state. The host's own instructions are the oracle for the images; only
  * instruction and operand addresses, which Nestor gives as zero, are left out of the comparison.
  *
- * gcc -O1 -D_GNU_SOURCE -Isrc -include engine/soft/cpu/hot.h tests/unit/test_xsave.c src/engine/soft/cpu/{xsave,fpu,hot_string}.c src/engine/{cpu_model,cpu_model_query,host_tsc}.c src/util/error.c -lcmocka -o /tmp/test_xsave
+ * gcc -O1 -D_GNU_SOURCE -Isrc -include engine/soft/cpu/hot.h tests/unit/test_xsave.c
+ * src/engine/soft/cpu/{xsave,fpu,hot_string}.c src/engine/{cpu_model,cpu_model_query,host_tsc}.c
+ * src/util/error.c -lcmocka -o /tmp/test_xsave
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -363,7 +363,9 @@ static void describe(void *context, FILE *out)
 	for (unsigned i = 0; i < 2; i++) {
 		const struct chip *chip = &pic->chip[i];
 
-		fprintf(out, "    %s: inputs %02x requests %02x masked %02x in service %02x level-triggered %02x vectors %#x\n",
+		fprintf(out,
+		        "    %s: inputs %02x requests %02x masked %02x in service %02x level-triggered %02x "
+		        "vectors %#x\n",
 		        i ? "slave" : "master", chip->level, chip->irr, chip->imr, chip->isr, chip->elcr,
 		        chip->vector_base);
 	}

@@ -31,7 +31,8 @@
 #define CAP_SCLO   (1u << 24)
 #define CAP_GEN2   (2u << 20)
 #define CAP_SAM    (1u << 18) /* AHCI only: GHC.AE is always set */
-#define CAPABILITY (CAP_S64A | CAP_SNCQ | CAP_SCLO | CAP_GEN2 | CAP_SAM | (AHCI_SLOTS - 1) << 8 | (AHCI_PORTS - 1))
+#define CAPABILITY                                                                                           \
+	(CAP_S64A | CAP_SNCQ | CAP_SCLO | CAP_GEN2 | CAP_SAM | (AHCI_SLOTS - 1) << 8 | (AHCI_PORTS - 1))
 #define VERSION    0x00010300u
 
 #define GHC_HR (1u << 0)
@@ -337,7 +338,7 @@ static void ahci_write(void *state, uint64_t offset, unsigned size, uint64_t val
 	unsigned shift = (unsigned)offset % 4 * 8;
 	uint32_t mask = (uint32_t)bus_ones(size) << shift, written = (uint32_t)value << shift & mask;
 	bool ones_act = reg == REG_IS || (reg >= PORT_BASE && (port_reg == PORT_IS || port_reg == PORT_SERR ||
-								port_reg == PORT_SACT || port_reg == PORT_CI));
+	                                                       port_reg == PORT_SACT || port_reg == PORT_CI));
 
 	if (size < 4 && !ones_act)
 		written |= read_register(state, reg) & ~mask;
@@ -393,7 +394,8 @@ static int connect_drives(struct ahci *ahci)
 		if (config->interface != DISK_AHCI)
 			continue;
 		if (port == AHCI_PORTS)
-			return error_set(ENOSPC, "%s: the AHCI controller has only %d ports", config->file, AHCI_PORTS);
+			return error_set(ENOSPC, "%s: the AHCI controller has only %d ports", config->file,
+			                 AHCI_PORTS);
 		ahci->port[port].cdrom = config->cdrom;
 		ahci->port[port].drive = i;
 		error = disk_create(&ahci->port[port].disk, machine, config);

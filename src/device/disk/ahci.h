@@ -173,8 +173,8 @@ int ahci_data_out(struct ahci_command *command, void *data, uint32_t size);
  * Starts a disk request for `size` bytes at `offset` on the guest's buffer; completed() gets command->request. Where the
  * buffer is wrong the command ends here.
  */
-void ahci_start_io(struct ahci_command *command, enum block_operation operation, uint64_t offset, uint64_t size,
-                   bool durable, void (*completed)(struct disk_request *request, int result));
+void ahci_start_io(struct ahci_command *command, enum block_operation operation, uint64_t offset,
+                   uint64_t size, bool durable, void (*completed)(struct disk_request *request, int result));
 static inline struct ahci_command *ahci_command_of(struct disk_request *request)
 {
 	return request->context;

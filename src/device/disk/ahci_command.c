@@ -88,8 +88,8 @@ static void post_d2h(struct ahci_port *port, const struct ata_result *result, bo
 }
 
 /* One stands for all DRQ blocks of the command. */
-static void post_pio_setup(struct ahci_port *port, const struct ata_result *result, uint64_t size, bool to_host,
-                           bool interrupt)
+static void post_pio_setup(struct ahci_port *port, const struct ata_result *result, uint64_t size,
+                           bool to_host, bool interrupt)
 {
 	uint8_t fis[20] = {FIS_PIO_SETUP, (to_host ? FIS_TO_HOST : 0) | (interrupt ? FIS_INTERRUPT : 0)};
 
@@ -102,8 +102,8 @@ static void post_pio_setup(struct ahci_port *port, const struct ata_result *resu
 
 static void post_set_bits(struct ahci_port *port, uint8_t status, uint8_t error, uint32_t done)
 {
-	uint8_t fis[8] = {FIS_SET_BITS, FIS_INTERRUPT, status & 0x77, error, (uint8_t)done, (uint8_t)(done >> 8),
-			  (uint8_t)(done >> 16), (uint8_t)(done >> 24)};
+	uint8_t fis[8] = {FIS_SET_BITS,  FIS_INTERRUPT,        status & 0x77,         error,
+	                  (uint8_t)done, (uint8_t)(done >> 8), (uint8_t)(done >> 16), (uint8_t)(done >> 24)};
 
 	post_fis(port, RFIS_SET_BITS, fis, sizeof(fis));
 	set_task_file(port, (uint8_t)((port->tfd & (ATA_BSY | ATA_DRQ)) | (status & 0x77)), error);
@@ -140,8 +140,8 @@ static void halt(struct ahci_port *port, uint32_t bits)
 
 static void write_byte_count(struct ahci_command *command)
 {
-	uint8_t count[4] = {(uint8_t)command->moved, (uint8_t)(command->moved >> 8), (uint8_t)(command->moved >> 16),
-			    (uint8_t)(command->moved >> 24)};
+	uint8_t count[4] = {(uint8_t)command->moved, (uint8_t)(command->moved >> 8),
+	                    (uint8_t)(command->moved >> 16), (uint8_t)(command->moved >> 24)};
 
 	if (dma_write(command->port->ahci->machine, command->header + HEADER_PRDBC, count, sizeof(count)))
 		ahci_raise(command->port, AHCI_IS_HBF);
@@ -278,8 +278,9 @@ static int read_prdt(struct ahci_command *command, uint64_t size)
 		const uint8_t *entry = chunk + place * PRD_SIZE;
 		uint32_t bytes;
 
-		if (place == 0 && dma_read(command->port->ahci->machine, command->table + TABLE_PRDT + i * PRD_SIZE, chunk,
-					   (left < PRD_CHUNK ? left : PRD_CHUNK) * PRD_SIZE))
+		if (place == 0 &&
+		    dma_read(command->port->ahci->machine, command->table + TABLE_PRDT + i * PRD_SIZE, chunk,
+		             (left < PRD_CHUNK ? left : PRD_CHUNK) * PRD_SIZE))
 			return -EFAULT;
 		bytes = (get32(entry + 12) & PRD_BYTES) + 1;
 		if (bytes > size - found)
@@ -332,8 +333,8 @@ int ahci_data_out(struct ahci_command *command, void *data, uint32_t size)
 	return buffer_result(command, error);
 }
 
-void ahci_start_io(struct ahci_command *command, enum block_operation operation, uint64_t offset, uint64_t size,
-                   bool durable, void (*completed)(struct disk_request *request, int result))
+void ahci_start_io(struct ahci_command *command, enum block_operation operation, uint64_t offset,
+                   uint64_t size, bool durable, void (*completed)(struct disk_request *request, int result))
 {
 	struct disk_request *request = &command->request;
 

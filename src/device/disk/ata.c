@@ -26,8 +26,8 @@ struct ata_op {
 
 static uint64_t lba48_of(const uint8_t fis[64])
 {
-	return fis[4] | (uint64_t)fis[5] << 8 | (uint64_t)fis[6] << 16 | (uint64_t)fis[8] << 24 | (uint64_t)fis[9] << 32 |
-	       (uint64_t)fis[10] << 40;
+	return fis[4] | (uint64_t)fis[5] << 8 | (uint64_t)fis[6] << 16 | (uint64_t)fis[8] << 24 |
+	       (uint64_t)fis[9] << 32 | (uint64_t)fis[10] << 40;
 }
 
 struct ata_result ata_result_of(const struct ahci_command *command, uint8_t status, uint8_t error)
@@ -104,12 +104,14 @@ static void transfer_done(struct disk_request *request, int result)
 	if (result == -EFAULT)
 		ahci_fail_host(command);
 	else if (result)
-		ata_end(command, ATA_GOOD | ATA_ERR, request->operation == BLOCK_READ ? ATA_ERROR_UNC : ATA_ERROR_ABRT);
+		ata_end(command, ATA_GOOD | ATA_ERR,
+		        request->operation == BLOCK_READ ? ATA_ERROR_UNC : ATA_ERROR_ABRT);
 	else
 		good(command);
 }
 
-static void transfer(struct ahci_command *command, enum block_operation operation, uint64_t first, uint32_t count, bool durable)
+static void transfer(struct ahci_command *command, enum block_operation operation, uint64_t first,
+                     uint32_t count, bool durable)
 {
 	bool write = operation == BLOCK_WRITE;
 
@@ -128,7 +130,8 @@ static void transfer(struct ahci_command *command, enum block_operation operatio
 static void read_write(struct ahci_command *command, const struct ata_op *op)
 {
 	command->protocol = op->protocol;
-	transfer(command, op->operation, first_sector(command, op->ext), sector_count(command, op->ext), op->durable);
+	transfer(command, op->operation, first_sector(command, op->ext), sector_count(command, op->ext),
+	         op->durable);
 }
 
 static void read_write_multiple(struct ahci_command *command, const struct ata_op *op)
@@ -203,7 +206,8 @@ static void trim_next(struct ahci_command *command)
 			ata_end(command, ATA_GOOD | ATA_ERR, ATA_ERROR_IDNF | ATA_ERROR_ABRT);
 			return;
 		}
-		ahci_start_io(command, BLOCK_DISCARD, first * BLOCK_SECTOR, (uint64_t)count * BLOCK_SECTOR, false, trim_done);
+		ahci_start_io(command, BLOCK_DISCARD, first * BLOCK_SECTOR, (uint64_t)count * BLOCK_SECTOR,
+		              false, trim_done);
 		return;
 	}
 	good(command);
@@ -214,7 +218,8 @@ static void data_set_management(struct ahci_command *command, const struct ata_o
 	uint32_t blocks = command->fis[12] | command->fis[13] << 8;
 
 	command->protocol = ATA_DMA;
-	if (!(command->fis[3] & 1) || !blocks || blocks > TRIM_BLOCKS_MAX || disk_read_only(command->port->disk)) {
+	if (!(command->fis[3] & 1) || !blocks || blocks > TRIM_BLOCKS_MAX ||
+	    disk_read_only(command->port->disk)) {
 		aborted(command);
 		return;
 	}
@@ -279,7 +284,8 @@ static void read_log(struct ahci_command *command, const struct ata_op *op)
 {
 	static const uint8_t pages_of[] = {[0x00] = 1, [0x03] = 1, [0x07] = 1, [0x10] = 1};
 	uint8_t page[512] = {0}, log = command->fis[4];
-	uint32_t first = command->fis[5] | command->fis[9] << 8, count = command->fis[12] | command->fis[13] << 8;
+	uint32_t first = command->fis[5] | command->fis[9] << 8,
+	         count = command->fis[12] | command->fis[13] << 8;
 
 	command->protocol = op->protocol;
 	if (log >= sizeof(pages_of) || !pages_of[log] || first || count != 1) {

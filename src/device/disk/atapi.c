@@ -95,7 +95,8 @@ static void end(struct ahci_command *command, uint8_t status, uint8_t error)
 
 	result.count = (result.count & ~7) | 3;
 	if (command->moved)
-		result.lba = (result.lba & ~UINT64_C(0xffff00)) | (command->moved > 0xfffe ? 0xfffe : command->moved) << 8;
+		result.lba = (result.lba & ~UINT64_C(0xffff00)) |
+		             (command->moved > 0xfffe ? 0xfffe : command->moved) << 8;
 	ahci_finish(command, &result);
 }
 
@@ -223,7 +224,8 @@ static void get_configuration(struct ahci_command *command)
 
 static const uint8_t page_errors[] = {0x01, 0x06, 0, 5, 0, 0, 0, 0};
 /* "CD/DVD Capabilities": reads CD-R and DVD; locks, ejects, a tray; speeds in kB/s. */
-static const uint8_t page_capabilities[] = {0x2a, 0x12, 0x0b, 0, 0, 0, 0x29, 0, 0x15, 0x9f, 0, 0, 0x02, 0, 0x15, 0x9f, 0, 0, 0, 0};
+static const uint8_t page_capabilities[] = {0x2a, 0x12, 0x0b, 0, 0,    0,    0x29, 0, 0x15, 0x9f,
+                                            0,    0,    0x02, 0, 0x15, 0x9f, 0,    0, 0,    0};
 
 static void mode_sense_pages(struct ahci_command *command, unsigned header, uint32_t allocation)
 {
@@ -528,7 +530,8 @@ static void read_blocks(struct ahci_command *command, uint32_t first, uint32_t c
 	} else if (!count) {
 		good(command);
 	} else {
-		ahci_start_io(command, BLOCK_READ, (uint64_t)first * SECTOR, (uint64_t)count * SECTOR, false, read_done);
+		ahci_start_io(command, BLOCK_READ, (uint64_t)first * SECTOR, (uint64_t)count * SECTOR, false,
+		              read_done);
 	}
 }
 
@@ -609,7 +612,8 @@ static void packet(struct ahci_command *command)
 	} else if (!op) {
 		check_condition(command, ILLEGAL_REQUEST, ASC_BAD_OPCODE, 0);
 	} else if (op->needs_medium && !has_medium(command->port)) {
-		check_condition(command, NOT_READY, ASC_NO_MEDIUM, drive->ejected ? ASC_TRAY_OPEN : ASC_TRAY_CLOSED);
+		check_condition(command, NOT_READY, ASC_NO_MEDIUM,
+		                drive->ejected ? ASC_TRAY_OPEN : ASC_TRAY_CLOSED);
 	} else {
 		op->execute(command);
 	}

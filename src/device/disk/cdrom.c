@@ -37,7 +37,8 @@ static int find(struct machine *machine, unsigned index, struct ahci_port **port
 		count += drive != NULL;
 	}
 	if (!count)
-		return error_set(ENODEV, "this machine has no CD drive; start it with --cdrom FILE or --cdrom none");
+		return error_set(ENODEV,
+		                 "this machine has no CD drive; start it with --cdrom FILE or --cdrom none");
 	return count == 1 ? 0 : error_set(EINVAL, "this machine has several CD drives; name one of them (info block lists them)");
 }
 
@@ -86,7 +87,8 @@ int cdrom_change(struct machine *machine, unsigned index, const char *file, cons
 		result = try_change(port, &medium, force);
 	}
 	if (result == -EAGAIN)
-		result = error_set(EAGAIN, "disk%u: the guest reads without end, or is paused; try again", port->drive);
+		result = error_set(EAGAIN, "disk%u: the guest reads without end, or is paused; try again",
+		                   port->drive);
 	disk_medium_close(&medium); /* the old one, or the new one that has not found its way */
 	return result;
 }
@@ -98,8 +100,8 @@ bool cdrom_status(struct machine *machine, unsigned index, struct cdrom_status *
 	if (!port)
 		return false;
 	machine_lock(machine);
-	*status = (struct cdrom_status){disk_config(port->disk)->file, disk_config(port->disk)->format, port->atapi.ejected,
-	                                port->atapi.locked};
+	*status = (struct cdrom_status){disk_config(port->disk)->file, disk_config(port->disk)->format,
+	                                port->atapi.ejected, port->atapi.locked};
 	machine_unlock(machine);
 	return true;
 }

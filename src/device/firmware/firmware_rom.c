@@ -119,7 +119,8 @@ static int make_variables(const char *path, const char *template)
 			close(fd);
 		}
 		if (error)
-			error_set(-error, "--firmware-vars %s: cannot be created: %s", path, strerror(-error));
+			error_set(-error, "--firmware-vars %s: cannot be created: %s", path,
+			          strerror(-error));
 	}
 	if (data)
 		munmap(data, size);
@@ -140,7 +141,8 @@ static int open_variables(const char *path, const char *template)
 		fd = open(path, O_RDWR | O_CLOEXEC);
 	}
 	if (fd < 0)
-		return error_set(errno, "--firmware-vars %s: cannot be opened for writing: %s", path, strerror(errno));
+		return error_set(errno, "--firmware-vars %s: cannot be opened for writing: %s", path,
+		                 strerror(errno));
 	if (flock(fd, LOCK_EX | LOCK_NB)) {
 		close(fd);
 		return error_set(EBUSY, "--firmware-vars %s: another machine uses it; give each a file of its own", path);
@@ -202,8 +204,8 @@ int firmware_rom_create(struct machine *machine)
 	}
 	error = load_path("--firmware", config->firmware, ROOM / 2, &firmware->rom, &firmware->rom_size);
 	if (!error)
-		error = machine_map_memory(machine, GPA(TOP - firmware->rom_size), firmware->rom_size, firmware->rom,
-		                           true);
+		error = machine_map_memory(machine, GPA(TOP - firmware->rom_size), firmware->rom_size,
+		                           firmware->rom, true);
 	if (!error)
 		shadow_set_rom(machine, firmware->rom, firmware->rom_size);
 	if (!error && (config->firmware_vars || config->firmware_vars_template))

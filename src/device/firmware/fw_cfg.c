@@ -258,7 +258,8 @@ static bool dma_transfer(struct fw_cfg *fw_cfg, uint32_t control, uint64_t addre
 		return dma_to_guest(fw_cfg, address, length);
 	if (control & DMA_WRITE)
 		return dma_from_guest(fw_cfg, address, length);
-	size_t size = selected(fw_cfg)->size, left = size - (fw_cfg->position < size ? fw_cfg->position : size);
+	size_t size = selected(fw_cfg)->size,
+	       left = size - (fw_cfg->position < size ? fw_cfg->position : size);
 
 	fw_cfg->position += left < length ? left : length;
 	return true;

@@ -176,14 +176,14 @@ static void point(struct input *input, int dx, int dy, unsigned buttons, int whe
 	if (!sink)
 		return;
 	if (sink->position)
-		sink->position(sink->device, scaled(input->x, input->width), scaled(input->y, input->height), buttons,
-		               wheel);
+		sink->position(sink->device, scaled(input->x, input->width), scaled(input->y, input->height),
+		               buttons, wheel);
 	else
 		sink->movement(sink->device, dx, dy, buttons, wheel);
 }
 
-void input_pointer(struct input *input, unsigned x, unsigned y, unsigned width, unsigned height, unsigned buttons,
-                   int wheel)
+void input_pointer(struct input *input, unsigned x, unsigned y, unsigned width, unsigned height,
+                   unsigned buttons, int wheel)
 {
 	int dx = 0, dy = 0;
 

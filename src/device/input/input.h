@@ -54,8 +54,8 @@ bool input_is_down(const struct input *input, unsigned key);
  * The pointer is at pixel (x, y) of a screen of width x height pixels, with these buttons; wheel: clicks since the
  * last call, up is positive.
  */
-void input_pointer(struct input *input, unsigned x, unsigned y, unsigned width, unsigned height, unsigned buttons,
-                   int wheel);
+void input_pointer(struct input *input, unsigned x, unsigned y, unsigned width, unsigned height,
+                   unsigned buttons, int wheel);
 /* The same by a movement in pixels, for commands. Absolute devices are moved by it too. */
 void input_move(struct input *input, int dx, int dy, unsigned buttons, int wheel);
 

@@ -94,8 +94,8 @@ static void append_pause(struct sequence *sequence, const struct ps2_keyboard *k
 	append(sequence, keyboard, 0x0077, false);
 }
 
-static void append_set3(struct sequence *sequence, const struct ps2_keyboard *keyboard, uint8_t code, bool down,
-                        bool repeated)
+static void append_set3(struct sequence *sequence, const struct ps2_keyboard *keyboard, uint8_t code,
+                        bool down, bool repeated)
 {
 	unsigned behaviour = keyboard->behaviour[code];
 

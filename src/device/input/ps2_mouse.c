@@ -123,9 +123,10 @@ static void answer_status(struct ps2_mouse *mouse)
 {
 	unsigned buttons = mouse->buttons;
 
-	answer(mouse, (uint8_t)((mouse->remote ? 0x40 : 0) | (mouse->reporting ? 0x20 : 0) |
-	                        (mouse->scaled ? 0x10 : 0) | (buttons & INPUT_BUTTON_LEFT ? 4 : 0) |
-	                        (buttons & INPUT_BUTTON_MIDDLE ? 2 : 0) | (buttons & INPUT_BUTTON_RIGHT ? 1 : 0)));
+	answer(mouse,
+	       (uint8_t)((mouse->remote ? 0x40 : 0) | (mouse->reporting ? 0x20 : 0) |
+	                 (mouse->scaled ? 0x10 : 0) | (buttons & INPUT_BUTTON_LEFT ? 4 : 0) |
+	                 (buttons & INPUT_BUTTON_MIDDLE ? 2 : 0) | (buttons & INPUT_BUTTON_RIGHT ? 1 : 0)));
 	answer(mouse, mouse->resolution);
 	answer(mouse, mouse->rates[0]);
 }

@@ -26,8 +26,8 @@ int optional_devices_list(FILE *out)
 {
 	for (size_t i = 0; i < OPTIONAL_COUNT; i++)
 		fprintf(out, "%s%s%-*s %s\n", optional[i].name, optional[i].options[0] ? "," : "",
-		        36 - (int)strlen(optional[i].name) - (optional[i].options[0] != 0), optional[i].options,
-		        optional[i].summary);
+		        36 - (int)strlen(optional[i].name) - (optional[i].options[0] != 0),
+		        optional[i].options, optional[i].summary);
 	return fflush(out);
 }
 
@@ -46,7 +46,8 @@ static int create(struct machine *machine, struct properties *list)
 	int error;
 
 	if (!device)
-		return error_set(EINVAL, "--device %s: there is no such device; see --device list", list->text);
+		return error_set(EINVAL, "--device %s: there is no such device; see --device list",
+		                 list->text);
 	error = device->create(machine, list);
 	if (error)
 		return error;

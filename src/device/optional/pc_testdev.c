@@ -84,6 +84,7 @@ int pc_testdev_create(struct machine *machine, struct properties *options)
 	if (!error)
 		error = bus_add(&machine->pio, PORT_LINES, PLATFORM_IRQ_COUNT, &line_ops, testdev, "pc-testdev");
 	if (!error)
-		error = bus_add(&machine->mmio, MEMORY_BASE, MEMORY_SIZE, &memory_ops, testdev->memory, "pc-testdev");
+		error = bus_add(&machine->mmio, MEMORY_BASE, MEMORY_SIZE, &memory_ops, testdev->memory,
+		                "pc-testdev");
 	return error;
 }

@@ -39,7 +39,8 @@ static void pvpanic_write(void *device, uint64_t offset, unsigned size, uint64_t
 	if (offset != 0)
 		return;
 	if (value & EVENT_CRASH_LOADED & ~pvpanic->told) {
-		fprintf(stderr, "nestor: the guest crashed, its crash kernel takes over%s", terminal_newline());
+		fprintf(stderr, "nestor: the guest crashed, its crash kernel takes over%s",
+		        terminal_newline());
 		machine_notify(machine, MACHINE_EVENT_PANICKED, "crashloaded");
 	}
 	if (value & EVENT_PANICKED & ~pvpanic->told) {

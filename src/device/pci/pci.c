@@ -44,7 +44,8 @@ static uint32_t get(const uint8_t *from, unsigned size)
 
 /* ---- what a device gives its function ---- */
 
-void pci_init(struct pci_function *function, const char *name, void *device, const struct pci_identity *identity)
+void pci_init(struct pci_function *function, const char *name, void *device,
+              const struct pci_identity *identity)
 {
 	memset(function, 0, sizeof(*function));
 	function->name = name;
@@ -253,7 +254,8 @@ uint32_t pci_config_read(const struct pci_function *function, unsigned offset, u
 	if (function->config_reading)
 		function->config_reading(function->device, offset, size);
 	for (unsigned i = 0; i < size; i++)
-		value |= (uint32_t)(offset + i < PCI_CONFIG_SIZE ? function->config[offset + i] : 0xff) << (8 * i);
+		value |= (uint32_t)(offset + i < PCI_CONFIG_SIZE ? function->config[offset + i] : 0xff)
+		         << (8 * i);
 	return value;
 }
 
@@ -272,7 +274,8 @@ void pci_config_write(struct pci_function *function, unsigned offset, unsigned s
 		*stored &= (uint8_t) ~(byte & function->clears[offset + i]);
 	}
 	if (overlaps(offset, size, PCI_COMMAND, PCI_COMMAND + 2) ||
-	    overlaps(offset, size, PCI_BAR(0), PCI_BAR(PCI_BARS)) || overlaps(offset, size, PCI_ROM, PCI_ROM + 4))
+	    overlaps(offset, size, PCI_BAR(0), PCI_BAR(PCI_BARS)) ||
+	    overlaps(offset, size, PCI_ROM, PCI_ROM + 4))
 		decode(function);
 	pci_interrupts_written(function);
 	if (function->config_written)
@@ -314,8 +317,8 @@ static int find_slot(const struct pci_host *host, const struct pci_function *fun
 			return 0;
 		}
 	}
-	return error_set(ENOSPC, "%s: all %d slots of the PCI bus are taken; give the VM fewer devices", function->name,
-	                 PCI_SLOTS);
+	return error_set(ENOSPC, "%s: all %d slots of the PCI bus are taken; give the VM fewer devices",
+	                 function->name, PCI_SLOTS);
 }
 
 /* "Header Type": bit 7 of function 0 says that there are others; those need function 0. */
@@ -342,8 +345,8 @@ int pci_add(struct machine *machine, struct pci_function *function, uint8_t slot
 	if (error)
 		return error;
 	if (slot >= PCI_SLOTS || number >= PCI_FUNCTIONS || host->function[slot][number])
-		return error_set(EEXIST, "%s: slot %u, function %u of the PCI bus is taken", function->name, slot,
-		                 number);
+		return error_set(EEXIST, "%s: slot %u, function %u of the PCI bus is taken", function->name,
+		                 slot, number);
 	function->machine = machine;
 	function->slot = slot;
 	function->number = number;
@@ -351,7 +354,8 @@ int pci_add(struct machine *machine, struct pci_function *function, uint8_t slot
 	host->function[slot][number] = function;
 	mark_multifunction(host, slot);
 	if (function->config[PCI_INTERRUPT_PIN])
-		irq_pin_connect(&function->pin, &host->pirq[pci_pirq(slot, function->config[PCI_INTERRUPT_PIN])]);
+		irq_pin_connect(&function->pin,
+		                &host->pirq[pci_pirq(slot, function->config[PCI_INTERRUPT_PIN])]);
 	pci_interrupts_reset(function);
 	return 0;
 }

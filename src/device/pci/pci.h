@@ -70,7 +70,8 @@ struct pci_function {
 };
 
 /* Clears *function and fills its header. Then come BARs and capabilities, then pci_add. */
-void pci_init(struct pci_function *function, const char *name, void *device, const struct pci_identity *identity);
+void pci_init(struct pci_function *function, const char *name, void *device,
+              const struct pci_identity *identity);
 
 /*
  * Gives the function a BAR. index: 0 … 5 (a 64-bit one also takes index + 1), PCI_BARS: the expansion ROM (pci_bar_ram

@@ -34,7 +34,8 @@
 #define MSI_WINDOW(address) (((address) & ~UINT64_C(0xfffff)) == 0xfee00000)
 
 static_assert(sizeof(struct pci_msix_entry) == 16, "the table's layout is the guest's");
-static_assert(PCI_MSIX_MAX * sizeof(struct pci_msix_entry) <= MSIX_PENDING_AT, "the table is before the bits");
+static_assert(PCI_MSIX_MAX * sizeof(struct pci_msix_entry) <= MSIX_PENDING_AT,
+              "the table is before the bits");
 
 void pci_add_msi(struct pci_function *function)
 {

@@ -47,8 +47,8 @@ static void on_key(void *context, unsigned key, bool down)
 	machine_unlock(machine);
 }
 
-static void on_pointer(void *context, unsigned x, unsigned y, unsigned width, unsigned height, unsigned buttons,
-                       int wheel)
+static void on_pointer(void *context, unsigned x, unsigned y, unsigned width, unsigned height,
+                       unsigned buttons, int wheel)
 {
 	struct machine *machine = context;
 

@@ -49,7 +49,8 @@
 /* ---- ports ---- */
 
 static const uint8_t sequencer_mask[VGA_SEQUENCER_COUNT] = {0x03, 0x3d, 0x0f, 0x3f, 0x0e};
-static const uint8_t graphics_mask[VGA_GRAPHICS_COUNT] = {0x0f, 0x0f, 0x0f, 0x1f, 0x03, 0x7b, 0x0f, 0x0f, 0xff};
+static const uint8_t graphics_mask[VGA_GRAPHICS_COUNT] = {0x0f, 0x0f, 0x0f, 0x1f, 0x03,
+                                                          0x7b, 0x0f, 0x0f, 0xff};
 
 static uint8_t attribute_mask(unsigned index)
 {
@@ -317,7 +318,8 @@ static uint64_t mmio_read(void *device, uint64_t offset, unsigned size)
 
 	if (offset >= MMIO_PORTS && offset + size <= MMIO_PORTS_END) {
 		for (unsigned i = 0; i < size; i++)
-			value |= (uint64_t)port_read(vga, PORTS + (unsigned)offset - MMIO_PORTS + i) << (8 * i);
+			value |= (uint64_t)port_read(vga, PORTS + (unsigned)offset - MMIO_PORTS + i)
+			         << (8 * i);
 		return value;
 	}
 	if (size == 1)
@@ -333,10 +335,12 @@ static void mmio_write(void *device, uint64_t offset, unsigned size, uint64_t va
 
 	if (offset >= MMIO_PORTS && offset + size <= MMIO_PORTS_END) {
 		for (unsigned i = 0; i < size; i++)
-			port_write(vga, PORTS + (unsigned)offset - MMIO_PORTS + i, (uint8_t)(value >> (8 * i)));
+			port_write(vga, PORTS + (unsigned)offset - MMIO_PORTS + i,
+			           (uint8_t)(value >> (8 * i)));
 	} else if (size >= 2 && offset % 2 == 0 && offset >= MMIO_DISPI && offset + size <= MMIO_DISPI_END) {
 		for (unsigned i = 0; i < size; i += 2)
-			vga_dispi_write(vga, ((unsigned)offset - MMIO_DISPI + i) / 2, (uint16_t)(value >> (8 * i)));
+			vga_dispi_write(vga, ((unsigned)offset - MMIO_DISPI + i) / 2,
+			                (uint16_t)(value >> (8 * i)));
 	} else if (size == 4 && offset == MMIO_EXTENSION + 4) {
 		if (value == ORDER_LITTLE || value == ORDER_BIG)
 			vga->r.big_endian = value == ORDER_BIG;
@@ -417,8 +421,9 @@ static int open_video_bios(const char **path)
 		if (fd >= 0)
 			return fd;
 	}
-	return error_set(ENOENT, "--vga std: its video BIOS /usr/share/seabios/vgabios-stdvga.bin is missing: "
-	                         "apt-get install seabios, or --vga none");
+	return error_set(ENOENT,
+	                 "--vga std: its video BIOS /usr/share/seabios/vgabios-stdvga.bin is missing: "
+	                 "apt-get install seabios, or --vga none");
 }
 
 static int load_video_bios(struct vga *vga)
@@ -433,7 +438,8 @@ static int load_video_bios(struct vga *vga)
 		return fd;
 	if (fstat(fd, &status) || status.st_size < 512 || status.st_size > ROM_SIZE_MAX) {
 		close(fd);
-		return error_set(EINVAL, "--vga std: %s is no video BIOS: it must have 512 bytes to 256K", path);
+		return error_set(EINVAL, "--vga std: %s is no video BIOS: it must have 512 bytes to 256K",
+		                 path);
 	}
 	vga->rom_size = PAGE_SIZE;
 	while (vga->rom_size < (uint64_t)status.st_size)

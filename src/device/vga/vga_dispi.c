@@ -73,7 +73,8 @@ static void write_enable(struct vga *vga, uint16_t value)
 		if (!begin_mode(r))
 			value &= (uint16_t)~DISPI_ENABLED;
 		else if (!(value & DISPI_NO_CLEAR))
-			memset(vga->vram, 0, (size_t)line_size(r, r->dispi[DISPI_XRES]) * r->dispi[DISPI_YRES]);
+			memset(vga->vram, 0,
+			       (size_t)line_size(r, r->dispi[DISPI_XRES]) * r->dispi[DISPI_YRES]);
 	}
 	if (!(value & DISPI_ENABLED))
 		r->dispi[DISPI_BANK] = 0;

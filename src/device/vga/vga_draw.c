@@ -80,7 +80,8 @@ static void make_colours(struct frame *frame)
 static unsigned vertical(const struct vga_registers *r, unsigned index, unsigned bit8, unsigned bit9_register,
                          unsigned bit9)
 {
-	return r->crtc[index] | (r->crtc[CR_OVERFLOW] >> bit8 & 1u) << 8 | (r->crtc[bit9_register] >> bit9 & 1u) << 9;
+	return r->crtc[index] | (r->crtc[CR_OVERFLOW] >> bit8 & 1u) << 8 |
+	       (r->crtc[bit9_register] >> bit9 & 1u) << 9;
 }
 
 /* The plane offset that the address counter makes in row scan `row`. */
@@ -173,8 +174,8 @@ static void draw_planar(const struct frame *frame, uint32_t *to, const uint8_t *
 	for (unsigned i = 0; i < 8; i++) {
 		unsigned bit = 7 - i;
 
-		to[i] = frame->attribute[(byte[0] >> bit & 1) | (byte[1] >> bit & 1) << 1 | (byte[2] >> bit & 1) << 2 |
-		                         (byte[3] >> bit & 1) << 3];
+		to[i] = frame->attribute[(byte[0] >> bit & 1) | (byte[1] >> bit & 1) << 1 |
+		                         (byte[2] >> bit & 1) << 2 | (byte[3] >> bit & 1) << 3];
 	}
 }
 
@@ -238,7 +239,8 @@ static void draw_lines(struct frame *frame, struct surface *surface)
 {
 	const struct vga_registers *r = frame->r;
 	unsigned compare = vertical(r, CR_LINE_COMPARE, 4, CR_MAX_SCAN_LINE, 6);
-	unsigned last_row = r->crtc[CR_MAX_SCAN_LINE] & 31, row = r->crtc[CR_PRESET_ROW] & 31, pan = panning(frame);
+	unsigned last_row = r->crtc[CR_MAX_SCAN_LINE] & 31, row = r->crtc[CR_PRESET_ROW] & 31,
+	         pan = panning(frame);
 	uint32_t start = (uint32_t)r->crtc[CR_START_HIGH] << 8 | r->crtc[CR_START_LOW];
 	bool repeat = r->crtc[CR_MAX_SCAN_LINE] & CRTC_DOUBLE_LINES, second = false;
 
@@ -343,7 +345,8 @@ static void draw_linear(struct frame *frame, struct surface *surface)
 	if (surface_resize(surface, width, height))
 		return;
 	/* vga_dispi.c lets no picture reach beyond memory. */
-	for (unsigned y = 0; y < height && start + (uint64_t)width * bytes <= VGA_VRAM_SIZE; y++, start += stride)
+	for (unsigned y = 0; y < height && start + (uint64_t)width * bytes <= VGA_VRAM_SIZE;
+	     y++, start += stride)
 		surface_put_line(surface, y, linear_line(frame, frame->vram + start, width));
 }
 
@@ -377,7 +380,8 @@ void vga_draw(const struct vga_registers *r, const uint8_t *vram, uint64_t now_n
 	struct frame frame = {.r = r, .vram = vram};
 
 	make_colours(&frame);
-	if (!(r->attribute_index & AR_INDEX_SCREEN_ON) || r->sequencer[SEQ_CLOCKING] & SEQ_CLOCKING_SCREEN_OFF)
+	if (!(r->attribute_index & AR_INDEX_SCREEN_ON) ||
+	    r->sequencer[SEQ_CLOCKING] & SEQ_CLOCKING_SCREEN_OFF)
 		draw_blank(&frame, surface);
 	else if (vga_dispi_is_linear(r))
 		draw_linear(&frame, surface);

@@ -75,7 +75,8 @@ static bool is_font(const uint8_t *font)
 	       is_all(font + 0xdb * FONT_HEIGHT, FONT_HEIGHT, 0xff) &&
 	       is_all(font + 0xdc * FONT_HEIGHT, 6, 0) && is_all(font + 0xdc * FONT_HEIGHT + 10, 6, 0xff) &&
 	       is_all(font + 0xdf * FONT_HEIGHT, 6, 0xff) && is_all(font + 0xdf * FONT_HEIGHT + 10, 6, 0) &&
-	       !is_all(font + 'A' * FONT_HEIGHT, FONT_HEIGHT, 0) && !is_all(font + 'A' * FONT_HEIGHT, FONT_HEIGHT, 0xff);
+	       !is_all(font + 'A' * FONT_HEIGHT, FONT_HEIGHT, 0) &&
+	       !is_all(font + 'A' * FONT_HEIGHT, FONT_HEIGHT, 0xff);
 }
 
 const uint8_t *vga_find_font(const uint8_t *rom, uint64_t size)

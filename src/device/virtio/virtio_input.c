@@ -146,7 +146,8 @@ static void flush(struct virtio_input *device)
 	struct virtio_chain *chain;
 
 	/* A driver that goes on adding useless buffers does not keep us. */
-	for (unsigned left = 2 * WAITING_MAX; left && device->count && (chain = virtqueue_pop(queue)); left--) {
+	for (unsigned left = 2 * WAITING_MAX; left && device->count && (chain = virtqueue_pop(queue));
+	     left--) {
 		const struct event *event = &device->waiting[device->first];
 		uint8_t bytes[8];
 		size_t written;
@@ -199,8 +200,9 @@ static void position(void *state, unsigned x, unsigned y, unsigned buttons, int 
 {
 	static const struct {
 		unsigned button, code;
-	} codes[] = {
-	    {INPUT_BUTTON_LEFT, BTN_LEFT}, {INPUT_BUTTON_RIGHT, BTN_RIGHT}, {INPUT_BUTTON_MIDDLE, BTN_MIDDLE}};
+	} codes[] = {{INPUT_BUTTON_LEFT, BTN_LEFT},
+	             {INPUT_BUTTON_RIGHT, BTN_RIGHT},
+	             {INPUT_BUTTON_MIDDLE, BTN_MIDDLE}};
 	struct virtio_input *device = state;
 	unsigned changed = buttons ^ device->buttons;
 

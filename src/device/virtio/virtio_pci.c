@@ -159,7 +159,8 @@ static void write_queue(struct virtio_device *virtio, unsigned offset, unsigned 
 		return;
 	if (offset == COMMON_QUEUE_SIZE && size == 2) {
 		/* Only a packed queue may have any size. */
-		if (value && value <= queue->size_max && (!(value & (value - 1)) || virtio_has(virtio, VIRTIO_F_RING_PACKED)))
+		if (value && value <= queue->size_max &&
+		    (!(value & (value - 1)) || virtio_has(virtio, VIRTIO_F_RING_PACKED)))
 			queue->size = (uint16_t)value;
 	} else if (offset == COMMON_QUEUE_ENABLE && size == 2) {
 		queue->enabled = value == 1;

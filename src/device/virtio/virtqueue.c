@@ -106,7 +106,8 @@ static const char *add_pages(struct pieces *pieces, struct machine *machine, uin
 	return NULL;
 }
 
-const char *virtqueue_add_buffer(struct virtqueue *queue, struct pieces *pieces, uint64_t gpa, uint32_t size, bool writable)
+const char *virtqueue_add_buffer(struct virtqueue *queue, struct pieces *pieces, uint64_t gpa, uint32_t size,
+                                 bool writable)
 {
 	struct machine *machine = queue->virtio->machine;
 	const char *why = NULL;

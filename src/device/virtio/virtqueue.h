@@ -61,7 +61,10 @@ struct virtqueue {
 		struct {
 			bool available_wrapped, used_wrapped; /* the wrap counters of the next slots are 0 */
 			unsigned unsignalled;                 /* slots used since the last look whether to interrupt */
-			/* Of what is filled and not flushed: where the next one goes, and the first one's flags, still to come. */
+			/*
+			 * Of what is filled and not flushed: where the next one goes, and the first one's
+			 * flags, still to come.
+			 */
 			uint16_t fill, first_flags;
 			bool fill_wrapped;
 		} packed;

@@ -48,7 +48,8 @@ extern const struct virtqueue_format virtqueue_split, virtqueue_packed;
 void virtqueue_fail(struct virtqueue *queue, const char *why);
 
 /* A buffer more. Returns NULL, or what is wrong with it. */
-const char *virtqueue_add_buffer(struct virtqueue *queue, struct pieces *pieces, uint64_t gpa, uint32_t size, bool writable);
+const char *virtqueue_add_buffer(struct virtqueue *queue, struct pieces *pieces, uint64_t gpa, uint32_t size,
+                                 bool writable);
 
 /* The host address of an indirect table, and the number of its descriptors; NULL with *why set. */
 const uint8_t *virtqueue_indirect_table(struct virtqueue *queue, uint64_t gpa, uint32_t size, uint32_t *count,

@@ -32,7 +32,8 @@ struct descriptor {
 	uint16_t id, flags;
 };
 
-_Static_assert(sizeof(struct descriptor) == DESCRIPTOR_SIZE, "Packed Virtqueues, The Virtqueue Descriptor Table");
+_Static_assert(sizeof(struct descriptor) == DESCRIPTOR_SIZE,
+               "Packed Virtqueues, The Virtqueue Descriptor Table");
 
 static uint8_t *slot(const struct virtqueue *queue, unsigned place)
 {
@@ -65,7 +66,8 @@ static void ask(struct virtqueue *queue, bool want)
 	uint32_t event = EVENTS_DISABLE << EVENT_FLAGS;
 
 	if (want && virtio_has(queue->virtio, VIRTIO_F_EVENT_IDX))
-		event = EVENTS_DESC << EVENT_FLAGS | (queue->packed.available_wrapped ? 0 : EVENT_WRAP) | queue->next_available;
+		event = EVENTS_DESC << EVENT_FLAGS | (queue->packed.available_wrapped ? 0 : EVENT_WRAP) |
+		        queue->next_available;
 	else if (want)
 		event = EVENTS_ENABLE << EVENT_FLAGS;
 	__atomic_store_n((uint32_t *)queue->used, event, __ATOMIC_RELEASE);
@@ -73,7 +75,8 @@ static void ask(struct virtqueue *queue, bool want)
 }
 
 /* "Indirect Flag: Scatter-Gather Support": the table's descriptors in order; of their flags only WRITE counts. */
-static const char *walk_table(struct virtqueue *queue, const struct descriptor *indirect, struct pieces *pieces)
+static const char *walk_table(struct virtqueue *queue, const struct descriptor *indirect,
+                              struct pieces *pieces)
 {
 	const char *why = NULL;
 	uint32_t count;
@@ -85,7 +88,8 @@ static const char *walk_table(struct virtqueue *queue, const struct descriptor *
 		struct descriptor descriptor;
 
 		memcpy(&descriptor, table + DESCRIPTOR_SIZE * (size_t)i, sizeof(descriptor));
-		why = virtqueue_add_buffer(queue, pieces, descriptor.gpa, descriptor.size, descriptor.flags & DESCRIPTOR_WRITE);
+		why = virtqueue_add_buffer(queue, pieces, descriptor.gpa, descriptor.size,
+		                           descriptor.flags & DESCRIPTOR_WRITE);
 	}
 	return why;
 }
@@ -103,9 +107,11 @@ static const char *walk(struct virtqueue *queue, struct pieces *pieces)
 		pieces->head = descriptor.id;
 		pieces->slots = (uint16_t)slots;
 		if (descriptor.flags & DESCRIPTOR_INDIRECT)
-			return slots > 1 || descriptor.flags & DESCRIPTOR_NEXT ? "a bad indirect descriptor"
-			                                                       : walk_table(queue, &descriptor, pieces);
-		why = virtqueue_add_buffer(queue, pieces, descriptor.gpa, descriptor.size, descriptor.flags & DESCRIPTOR_WRITE);
+			return slots > 1 || descriptor.flags & DESCRIPTOR_NEXT
+			           ? "a bad indirect descriptor"
+			           : walk_table(queue, &descriptor, pieces);
+		why = virtqueue_add_buffer(queue, pieces, descriptor.gpa, descriptor.size,
+		                           descriptor.flags & DESCRIPTOR_WRITE);
 		if (why || !(descriptor.flags & DESCRIPTOR_NEXT))
 			return why;
 		place = place + 1 < queue->size ? place + 1 : 0;
@@ -157,7 +163,8 @@ static void fill(struct virtqueue *queue, const struct virtio_chain *chain, uint
 		queue->packed.first_flags = flags;
 	else
 		store16(at + AT_FLAGS, flags);
-	dma_written(queue->virtio->machine, queue->descriptor_gpa + (uint64_t)(at - queue->descriptor), DESCRIPTOR_SIZE);
+	dma_written(queue->virtio->machine, queue->descriptor_gpa + (uint64_t)(at - queue->descriptor),
+	            DESCRIPTOR_SIZE);
 	move(queue, &queue->packed.fill, &queue->packed.fill_wrapped, chain->slots);
 	queue->filled += chain->slots;
 }
@@ -167,7 +174,8 @@ static void flush(struct virtqueue *queue)
 	uint8_t *at = slot(queue, queue->next_used);
 
 	store16(at + AT_FLAGS, queue->packed.first_flags);
-	dma_written(queue->virtio->machine, queue->descriptor_gpa + (uint64_t)(at - queue->descriptor), DESCRIPTOR_SIZE);
+	dma_written(queue->virtio->machine, queue->descriptor_gpa + (uint64_t)(at - queue->descriptor),
+	            DESCRIPTOR_SIZE);
 	queue->next_used = queue->packed.fill;
 	queue->packed.used_wrapped = queue->packed.fill_wrapped;
 	queue->packed.unsignalled += queue->filled;

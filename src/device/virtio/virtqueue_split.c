@@ -80,7 +80,8 @@ static const char *walk(struct virtqueue *queue, struct pieces *pieces)
 	uint32_t limit = queue->size, index;
 	bool indirect = false;
 
-	index = load16(queue->available + RING_ENTRIES + AVAILABLE_ENTRY * (size_t)(queue->next_available % queue->size));
+	index = load16(queue->available + RING_ENTRIES +
+	               AVAILABLE_ENTRY * (size_t)(queue->next_available % queue->size));
 	pieces->head = (uint16_t)index;
 	pieces->slots = 1;
 	for (unsigned steps = 0; steps <= queue->size; steps++) {
@@ -100,7 +101,8 @@ static const char *walk(struct virtqueue *queue, struct pieces *pieces)
 			indirect = true;
 			continue;
 		}
-		why = virtqueue_add_buffer(queue, pieces, descriptor.gpa, descriptor.size, descriptor.flags & DESCRIPTOR_WRITE);
+		why = virtqueue_add_buffer(queue, pieces, descriptor.gpa, descriptor.size,
+		                           descriptor.flags & DESCRIPTOR_WRITE);
 		if (why || !(descriptor.flags & DESCRIPTOR_NEXT))
 			return why;
 		index = descriptor.next;
