@@ -65,9 +65,9 @@ static void put_string32(const struct string32 *s)
 /* Somewhere for `span` bytes: in DATA, seldom at either end of it or of the address space. */
 static uint32_t pick_place(unsigned span)
 {
-	unsigned room = span < DATA_SIZE ? DATA_SIZE - span : 0;
+	unsigned room = span < DATA_SIZE ? DATA_SIZE - span : 0, kind = pick(64);
 
-	switch (pick(64)) {
+	switch (kind < 4 && !TOP_IS_FREE ? 2 : kind) {
 	case 0 ... 1: /* an index comes to 4G, or wraps */
 		return 0u - (span < TOP_SIZE ? span : TOP_SIZE) + (pick(4) ? 0 : pick(8));
 	case 2:

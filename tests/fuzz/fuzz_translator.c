@@ -839,7 +839,7 @@ static bool compare(const struct differential_state *native, const struct differ
 			bad |= differ(name, *(uint64_t *)(STACK + i), *(uint64_t *)(differential_stack() + i));
 			break;
 		}
-	if (flat32 && memcmp((uint8_t *)TOP, differential_top(), TOP_SIZE)) {
+	if (flat32 && TOP_IS_FREE && memcmp((uint8_t *)TOP, differential_top(), TOP_SIZE)) {
 		printf("  the last pages differ\n");
 		bad = true;
 	}
@@ -900,7 +900,7 @@ static bool try_seed(uint64_t seed, unsigned length, bool verbose)
 	memcpy(data, data_before, DATA_SIZE);
 	if (flow)
 		memset((void *)STACK, 0, STACK_SIZE);
-	if (flat32)
+	if (flat32 && TOP_IS_FREE)
 		memcpy((void *)TOP, top_before, TOP_SIZE);
 	run_native();
 	memcpy(data_native, data, DATA_SIZE);
@@ -1009,7 +1009,7 @@ int main(int argc, char **argv)
 	map_fixed(CODE, CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC);
 	map_fixed(DATA, DATA_SIZE, PROT_READ | PROT_WRITE);
 	map_fixed(STACK, STACK_SIZE, PROT_READ | PROT_WRITE);
-	if (flat32)
+	if (flat32 && TOP_IS_FREE)
 		map_fixed(TOP, TOP_SIZE, PROT_READ | PROT_WRITE);
 	if (!differential_create(&setup))
 		return 2;
