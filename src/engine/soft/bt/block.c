@@ -414,7 +414,7 @@ static bool depends_on(const struct block *block, uint64_t page, unsigned first,
 	return overlap(&block->own, first, end);
 }
 
-/* Drops the blocks that depend on any of the granules of `hit`, and on any of the bytes [first, end) among them. */
+/* Drops the blocks that depend on any granule of `hit`, and on any of the bytes [first, end) among them. */
 static void drop_blocks(struct bt *bt, uint64_t page, uint64_t hit, unsigned first, unsigned end)
 {
 	struct block *next;
@@ -446,8 +446,8 @@ void block_drop_granules(struct bt *bt, uint64_t page, uint64_t hit)
 }
 
 /*
- * Loaders keep variables beside their code, and write them at every call of the firmware: only blocks of the very bytes
- * are dropped. The other vCPUs are told of granules.
+ * Loaders keep variables beside their code, and write them at every call of the firmware: only blocks of the
+ * very bytes are dropped. The other vCPUs are told of granules.
  */
 void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 {

@@ -128,7 +128,7 @@ void emit_leave(struct translation *t, const struct insn *insn)
 	emit_op(t->e, size == 8, 0x8b, H_RBP, from);
 }
 
-/* POPF inline where only arithmetic flags change; else C does it and ends the block, for an interrupt may get in. */
+/* POPF where only arithmetic flags change; else C does it and ends the block, for an interrupt may get in. */
 void emit_popf(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;

@@ -1,7 +1,8 @@
 /*
- * MOVS, STOS and LODS without the way through C, where what they touch lies in one page at either end and the TLB knows
- * the pages. Repeated MOVS and STOS, forward and up to a page only, are the host's own, between the host addresses; a
- * single one is a load, a store, or both. Everything else is string.c's, called from code that stands apart.
+ * MOVS, STOS and LODS without the way through C, where what they touch lies in one page at either end and
+ * the TLB knows the pages. Repeated MOVS and STOS, forward and up to a page only, are the host's own, between
+ * the host addresses; a single one is a load, a store, or both. Everything else is string.c's, called from
+ * code that stands apart.
  *
  *	cmp  rcx, 4096 / size		; so that the sum below cannot wrap
  *	ja   slow
@@ -21,8 +22,9 @@
  *	rep stos
  *	sub  rdi, r10
  *
- * With addresses of 32 bits (32-bit code with flat segments, or 67H in 64-bit code) the registers' upper halves must be
- * zero, else C takes over; the subtraction at the end is one of 32 bits, so that a pointer wraps at 4G.
+ * With addresses of 32 bits (32-bit code with flat segments, or 67H in 64-bit code) the registers' upper
+ * halves must be zero, else C takes over; the subtraction at the end is one of 32 bits, so that a pointer
+ * wraps at 4G.
  */
 #include "engine/soft/bt/forms.h"
 
@@ -70,7 +72,8 @@ static void emit_to_host(struct translation *t, unsigned reg, unsigned addend)
 	emit_op(t->e, true, 0x03, reg, in_reg(addend)); /* add */
 }
 
-static void emit_to_guest(struct translation *t, const struct string_form *form, unsigned reg, unsigned addend)
+static void emit_to_guest(struct translation *t, const struct string_form *form, unsigned reg,
+			  unsigned addend)
 {
 	emit_op(t->e, form->wide, 0x2b, reg, in_reg(addend)); /* sub */
 }
@@ -85,7 +88,8 @@ static void emit_host_string(struct translation *t, const struct insn *insn, con
 	emit8(t->e, insn->opcode);
 }
 
-static void emit_repeated(struct translation *t, const struct insn *insn, struct string_form *form, bool moves)
+static void emit_repeated(struct translation *t, const struct insn *insn, struct string_form *form,
+			  bool moves)
 {
 	enum tlb_class class = MODE_CLASS(t->key);
 	struct emitter *e = t->e;
@@ -113,7 +117,8 @@ static void emit_repeated(struct translation *t, const struct insn *insn, struct
 
 /* ---- single, in either direction ---- */
 
-static void emit_element_load(struct translation *t, const struct string_form *form, unsigned to, struct place from)
+static void emit_element_load(struct translation *t, const struct string_form *form, unsigned to,
+			      struct place from)
 {
 	static const uint8_t narrow[] = { 0xb6, 0xb7 }; /* movzx */
 
@@ -123,11 +128,11 @@ static void emit_element_load(struct translation *t, const struct string_form *f
 		emit_op(t->e, form->shift == 3, 0x8b, to, from);
 }
 
-static void emit_element_store(struct translation *t, const struct string_form *form, struct place to, unsigned from)
+/* A MOV of the element's size, of this opcode for bytes. */
+static struct form element_move(const struct string_form *form, uint8_t opcode)
 {
-	emit_insn(t->e,
-		  (struct form){ .prefix = form->shift == 1 ? 0x66 : 0, .opcode = form->shift ? 0x89 : 0x88, .w = form->shift == 3 },
-		  from, to);
+	return (struct form){ .prefix = form->shift == 1 ? 0x66 : 0, .opcode = opcode | !!form->shift,
+			      .w = form->shift == 3 };
 }
 
 /* r11: twice the element's size where the direction is down, else 0. */
@@ -154,9 +159,7 @@ static void emit_step(struct translation *t, const struct string_form *form, uns
 static void emit_single_load(struct translation *t, struct string_form *form)
 {
 	emit_range_lookup(t, form, H_RSI, TLB_READ(MODE_CLASS(t->key)));
-	emit_insn(t->e,
-		  (struct form){ .prefix = form->shift == 1 ? 0x66 : 0, .opcode = form->shift ? 0x8b : 0x8a, .w = form->shift == 3 },
-		  H_RAX, at_indexed(H_RSI, H_R10, 0, 0));
+	emit_insn(t->e, element_move(form, 0x8a), H_RAX, at_indexed(H_RSI, H_R10, 0, 0));
 	emit_way_back(t, form);
 	emit_step(t, form, H_RSI);
 }
@@ -176,7 +179,7 @@ static void emit_single(struct translation *t, struct string_form *form, bool mo
 		emit_load(t->e, H_R11, in_cpu(CPU_SCRATCH(0)));
 		value = H_R11;
 	}
-	emit_element_store(t, form, at_indexed(H_RDI, H_R10, 0, 0), value);
+	emit_insn(t->e, element_move(form, 0x88), value, at_indexed(H_RDI, H_R10, 0, 0));
 	emit_way_back(t, form);
 	emit_step(t, form, H_RDI);
 	if (moves)
@@ -185,7 +188,8 @@ static void emit_single(struct translation *t, struct string_form *form, bool mo
 
 void emit_string(struct translation *t, const struct insn *insn)
 {
-	bool moves = insn->opcode == 0xa4 || insn->opcode == 0xa5, loads = insn->opcode == 0xac || insn->opcode == 0xad;
+	bool moves = insn->opcode == 0xa4 || insn->opcode == 0xa5;
+	bool loads = insn->opcode == 0xac || insn->opcode == 0xad;
 	unsigned size = insn->opcode & 1 ? insn->operand_size : 1;
 	struct string_form form = { .repeat = insn->prefixes & (PREFIX_REP | PREFIX_REPNE),
 				    .wide = insn->address_size == 8,

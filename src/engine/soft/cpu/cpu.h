@@ -139,8 +139,8 @@ enum activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_
 #define MODE_IOPL_OK    (1u << 20) /* CPL <= IOPL: CLI and STI need no check (protected mode) */
 
 /*
- * Are jump caches of use in the mode? Elsewhere rip does not name the code: a segment has a base or an end. Nor 32-bit
- * code on a stack of 16 bits, which is on its way between two modes and would empty them twice.
+ * Are jump caches of use in the mode? Elsewhere rip does not name the code: a segment has a base or an end. Nor
+ * in 32-bit code on a stack of 16 bits, which is on its way between two modes and would empty them twice.
  */
 static inline bool mode_has_jump_cache(uint32_t mode)
 {
