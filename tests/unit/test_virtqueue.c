@@ -1,59 +1,7 @@
-/*
- * Split virtqueues (VIRTIO 1.2, "Split Virtqueues") against a driver of the test's own. The device that the
- * queue belongs to is replaced: what was negotiated, interrupts and failures are variables here.
- */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+/* Split virtqueues (VIRTIO 1.2, "Split Virtqueues") against a driver of the test's own. */
+#include "virtqueue_fixture.h"
 
-#include <cmocka.h>
-
-#include "device/virtio/virtio.h"
-#include "machine/dma.h"
-#include "machine_fixture.h"
-#include "queue_driver.h"
-
-#define RINGS 0x100000u
-#define DATA  0x200000u
-#define TABLE 0x180000u
-
-static struct machine *machine;
-static struct virtio_device device;
-static struct virtqueue *queue;
 static struct queue_driver driver;
-static uint64_t negotiated;
-static bool running;
-static unsigned interrupts, failures;
-static const char *failure;
-
-bool virtio_has(const struct virtio_device *virtio, uint64_t feature)
-{
-	return negotiated & feature;
-}
-
-bool virtio_running(const struct virtio_device *virtio)
-{
-	return running && failures == 0;
-}
-
-void virtio_fail(struct virtio_device *virtio, const char *why)
-{
-	failure = why;
-	failures++;
-}
-
-static unsigned continued;
-
-void virtio_continue(struct virtio_device *virtio)
-{
-	continued++;
-}
-
-void virtio_interrupt(struct virtio_device *virtio, uint16_t vector)
-{
-	interrupts++;
-}
 
 /* ---- every store is announced before the used index moves ---- */
 
@@ -85,37 +33,14 @@ static void use_queue(unsigned size)
 {
 	virtqueue_reset(queue);
 	queue_driver_init(&driver, machine, size, RINGS);
-	queue->size = (uint16_t)size;
-	queue->descriptor_gpa = driver.desc;
-	queue->available_gpa = driver.avail;
-	queue->used_gpa = driver.used;
-	queue->enabled = true;
-	interrupts = failures = written_count = 0;
-	failure = NULL;
+	enable_queue(size, driver.desc, driver.avail, driver.used);
+	written_count = 0;
 }
 
 static int setup(void **state)
 {
-	static struct engine_ops recording;
-
-	machine = fixture_create("null");
-	recording = *machine->engine;
-	recording.memory_written = note_written;
-	machine->engine = &recording;
-	memset(&device, 0, sizeof(device));
-	device.machine = machine;
-	queue = &device.queue[0];
-	queue->virtio = &device;
-	queue->size_max = 256;
-	negotiated = VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX;
-	running = true;
+	create_queue(VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX, note_written);
 	use_queue(8);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	machine_destroy(machine);
 	return 0;
 }
 
@@ -377,17 +302,10 @@ static void bad_rings_break_the_queue(void **state)
 	assert_false(virtqueue_has(queue));
 	assert_int_equal(failures, 1);
 
-	for (unsigned i = 0; i < 4; i++) {
+	for (unsigned i = 0; i < BAD_PLACES; i++) {
 		use_queue(8);
 		queue_add(&driver, (struct buffer[]){{DATA, 4, false}}, 1);
-		if (i == 0)
-			queue->used_gpa = 0xfee00000;
-		else if (i == 1)
-			queue->available_gpa += 1;
-		else if (i == 2)
-			queue->descriptor_gpa = UINT64_MAX - 15;
-		else
-			queue->used_gpa += 2;
+		misplace(i, 1);
 		assert_null(virtqueue_pop(queue));
 		assert_int_equal(failures, 1);
 	}

@@ -1,49 +1,8 @@
-/*
- * Packed virtqueues (VIRTIO 1.2, "Packed Virtqueues") against a driver of the test's own. As in test_virtqueue.c the device
- * that the queue belongs to is replaced.
- */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include "device/virtio/virtio.h"
-#include "machine/dma.h"
-#include "machine_fixture.h"
+/* Packed virtqueues (VIRTIO 1.2, "Packed Virtqueues") against a driver of the test's own. */
 #include "packed_driver.h"
+#include "virtqueue_fixture.h"
 
-#define RINGS 0x100000u
-#define DATA  0x200000u
-#define TABLE 0x180000u
-
-static struct machine *machine;
-static struct virtio_device device;
-static struct virtqueue *queue;
 static struct packed_driver driver;
-static uint64_t negotiated;
-static unsigned interrupts, failures;
-
-bool virtio_has(const struct virtio_device *virtio, uint64_t feature)
-{
-	return negotiated & feature;
-}
-
-bool virtio_running(const struct virtio_device *virtio)
-{
-	return failures == 0;
-}
-
-void virtio_fail(struct virtio_device *virtio, const char *why)
-{
-	failures++;
-}
-
-void virtio_interrupt(struct virtio_device *virtio, uint16_t vector)
-{
-	interrupts++;
-}
 
 /* ---- what the engine is told of, and whether the driver could see the chain then ---- */
 
@@ -77,36 +36,14 @@ static void use_queue(unsigned size)
 {
 	virtqueue_reset(queue);
 	packed_init(&driver, machine, size, RINGS);
-	queue->size = (uint16_t)size;
-	queue->descriptor_gpa = driver.ring;
-	queue->available_gpa = driver.driver_event;
-	queue->used_gpa = driver.device_event;
-	queue->enabled = true;
-	interrupts = failures = written_count = 0;
+	enable_queue(size, driver.ring, driver.driver_event, driver.device_event);
+	written_count = 0;
 }
 
 static int setup(void **state)
 {
-	static struct engine_ops recording;
-
-	machine = fixture_create("null");
-	recording = *machine->engine;
-	recording.memory_written = note_written;
-	machine->engine = &recording;
-	memset(&device, 0, sizeof(device));
-	device.machine = machine;
-	queue = &device.queue[0];
-	queue->virtio = &device;
-	queue->size_max = 256;
-	negotiated = VIRTIO_F_RING_PACKED | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX;
-	failures = 0;
+	create_queue(VIRTIO_F_RING_PACKED | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX, note_written);
 	use_queue(8);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	machine_destroy(machine);
 	return 0;
 }
 
@@ -332,17 +269,10 @@ static void what_a_driver_must_not_do_breaks_the_queue(void **state)
 
 static void bad_places_break_the_queue(void **state)
 {
-	for (unsigned i = 0; i < 4; i++) {
+	for (unsigned i = 0; i < BAD_PLACES; i++) {
 		use_queue(8);
 		packed_add(&driver, (struct buffer[]){{DATA, 4, false}}, 1);
-		if (i == 0)
-			queue->used_gpa = 0xfee00000;
-		else if (i == 1)
-			queue->available_gpa += 2;
-		else if (i == 2)
-			queue->descriptor_gpa = UINT64_MAX - 15;
-		else
-			queue->used_gpa += 2;
+		misplace(i, 2);
 		assert_null(virtqueue_pop(queue));
 		assert_int_equal(failures, 1);
 	}
