@@ -476,6 +476,20 @@ static void put_rewrite_next(void)
 	put_bytes(eight_bytes(), 8);
 }
 
+static void put_store_near_code(void)
+{
+	switch (pick(4)) {
+	case 0:
+		put_beside();
+		break;
+	case 1:
+		put_rewrite_byte();
+		break;
+	default:
+		put_rewrite_next();
+	}
+}
+
 /* A loop whose body the loop changes. */
 static void put_rewrite_loop(void)
 {
@@ -964,16 +978,7 @@ static void put_function(unsigned index, unsigned calls)
 			put_unbalanced();
 			break;
 		case 8:
-			switch (pick(4)) {
-			case 0:
-				put_beside();
-				break;
-			case 1:
-				put_rewrite_byte();
-				break;
-			default:
-				put_rewrite_next();
-			}
+			put_store_near_code();
 			break;
 		default:
 			any_instruction();
@@ -1035,16 +1040,7 @@ uint64_t flow_sequence(unsigned length, void (*instruction)(void))
 			put_saved_flags();
 			break;
 		case 12:
-			switch (pick(4)) {
-			case 0:
-				put_beside();
-				break;
-			case 1:
-				put_rewrite_byte();
-				break;
-			default:
-				put_rewrite_next();
-			}
+			put_store_near_code();
 			break;
 		case 13:
 			put_rewrite_loop();

@@ -76,24 +76,28 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	siglongjmp(native_return, 1);
 }
 
+/* What 32-bit and 64-bit code share, from native_in in r15: vector state, RFLAGS, RAX to RDI. */
+#define LOAD_SHARED_STATE \
+	"	mov $7, %eax\n" \
+	"	xor %edx, %edx\n" \
+	"	xrstor64 " DIFFERENTIAL_FPU_OFFSET "(%r15)\n" \
+	"	mov 128(%r15), %rax\n" \
+	"	push %rax\n" \
+	"	popfq\n" \
+	"	mov 0(%r15), %rax\n" \
+	"	mov 8(%r15), %rcx\n" \
+	"	mov 16(%r15), %rdx\n" \
+	"	mov 24(%r15), %rbx\n" \
+	"	mov 32(%r15), %rsp\n" \
+	"	mov 40(%r15), %rbp\n" \
+	"	mov 48(%r15), %rsi\n" \
+	"	mov 56(%r15), %rdi\n"
+
 /* Loads native_in and jumps to native_target. */
 __asm__(".text\n"
 	"enter_native:\n"
 	"	lea native_in(%rip), %r15\n"
-	"	mov $7, %eax\n"
-	"	xor %edx, %edx\n"
-	"	xrstor64 " DIFFERENTIAL_FPU_OFFSET "(%r15)\n"
-	"	mov 128(%r15), %rax\n" /* rflags */
-	"	push %rax\n"
-	"	popfq\n"
-	"	mov 0(%r15), %rax\n"
-	"	mov 8(%r15), %rcx\n"
-	"	mov 16(%r15), %rdx\n"
-	"	mov 24(%r15), %rbx\n"
-	"	mov 32(%r15), %rsp\n"
-	"	mov 40(%r15), %rbp\n"
-	"	mov 48(%r15), %rsi\n"
-	"	mov 56(%r15), %rdi\n"
+	LOAD_SHARED_STATE
 	"	mov 64(%r15), %r8\n"
 	"	mov 72(%r15), %r9\n"
 	"	mov 80(%r15), %r10\n"
@@ -116,20 +120,7 @@ __asm__(".text\n"
 	"	mov $0x2b, %eax\n"
 	"	mov %eax, %ds\n"
 	"	mov %eax, %es\n"
-	"	mov $7, %eax\n"
-	"	xor %edx, %edx\n"
-	"	xrstor64 " DIFFERENTIAL_FPU_OFFSET "(%r15)\n"
-	"	mov 128(%r15), %rax\n" /* rflags */
-	"	push %rax\n"
-	"	popfq\n"
-	"	mov 0(%r15), %rax\n"
-	"	mov 8(%r15), %rcx\n"
-	"	mov 16(%r15), %rdx\n"
-	"	mov 24(%r15), %rbx\n"
-	"	mov 32(%r15), %rsp\n"
-	"	mov 40(%r15), %rbp\n"
-	"	mov 48(%r15), %rsi\n"
-	"	mov 56(%r15), %rdi\n"
+	LOAD_SHARED_STATE
 	"	mov $0, %r8d\n"
 	"	mov $0, %r9d\n"
 	"	mov $0, %r10d\n"
