@@ -614,11 +614,9 @@ static bool has_inline_string(const struct cpu *cpu, const struct insn *insn, ui
 /* PUSHF and POPF of the stack pointer's own width, in 32-bit and 64-bit code. */
 static bool has_inline_flags(const struct insn *insn, uint32_t key)
 {
-	const uint32_t flat32 = MODE_FLAT | MODE_CODE32 | MODE_STACK32;
-
 	if (key & (KEY_CAREFUL | MODE_ALIGN))
 		return false;
-	return key & MODE_CODE64 ? insn->operand_size == 8 : (key & flat32) == flat32 && insn->operand_size == 4;
+	return key & MODE_CODE64 ? insn->operand_size == 8 : mode_is_flat32(key) && insn->operand_size == 4;
 }
 
 /* The inline form of a C function where the mode key allows it. */

@@ -94,6 +94,14 @@ void emit_target(struct translation *t, int64_t offset)
 	}
 }
 
+/* To `offset` by the dispatcher, whatever links and caches know. */
+static void emit_dispatch(struct translation *t, int64_t offset)
+{
+	flags_to_cpu(t);
+	emit_target(t, offset);
+	emit_jmp(t->e, t->bt->exit_indirect);
+}
+
 /* A backward branch within the page leaves when there is something to poll. */
 static void emit_kick_check(struct translation *t, uint8_t **leave)
 {
@@ -173,9 +181,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	if (leave) {
 		emit_patch_here(e, leave);
 		t->flags = at_branch;
-		flags_to_cpu(t);
-		emit_target(t, offset);
-		emit_jmp(e, t->bt->exit_indirect);
+		emit_dispatch(t, offset);
 	}
 	emit_main_line(t);
 	return true;
@@ -183,21 +189,15 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 
 enum exit_kind { EXIT_NEXT, EXIT_JUMP, EXIT_CALL };
 
-/* Behind the main line: out of a loop that was kicked, to the dispatcher and then to the loop's start again. */
-static struct cold_exit *new_kicked_exit(struct translation *t)
-{
-	struct cold_exit *cold = &t->cold[t->cold_count++];
-
-	*cold = (struct cold_exit){ .offset = t->offset[0], .flags = t->flags, .insn = t->i, .key = t->key, .kicked = true };
-	return cold;
-}
-
 /* A jump back to the start of a block that is a loop. Consumes t->flags. */
 static void emit_loop_jump(struct translation *t, unsigned live)
 {
+	struct cold_exit *cold = &t->cold[t->cold_count++];
+
 	flags_before_clobber(t, live);
 	emit_compare_kick(t->e);
-	new_kicked_exit(t)->from = emit_branch_later(t->e, CC_NE);
+	*cold = (struct cold_exit){ .offset = t->offset[0], .flags = t->flags, .insn = t->i, .key = t->key, .kicked = true };
+	cold->from = emit_branch_later(t->e, CC_NE);
 	emit_jmp(t->e, t->loop);
 }
 
@@ -400,9 +400,7 @@ static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
 		emit_op_call(t, &t->insn[t->i], cold->op, true);
 	} else if (cold->kicked) {
 		emit_residence_leave(t);
-		flags_to_cpu(t);
-		emit_target(t, cold->offset);
-		emit_jmp(e, t->bt->exit_indirect);
+		emit_dispatch(t, cold->offset);
 	} else if (cold->link) {
 		emit_residence_leave(t);
 		if (!cold->link->patch)

@@ -96,13 +96,6 @@ static void moved(struct planner *p, unsigned reg, int64_t by)
 		p->value[reg].offset = offset;
 }
 
-static unsigned written_number(const struct insn *insn, unsigned number, bool byte)
-{
-	bool high = byte && !(insn->prefixes & (PREFIX_REX | PREFIX_VEX)) && number >= 4 && number < 8;
-
-	return high ? number - 4 : number & 15;
-}
-
 /* ADD, SUB, INC, DEC of a 64-bit register by a constant. */
 static bool is_constant_step(const struct insn *insn, int64_t *by)
 {
@@ -127,9 +120,9 @@ static void note_native_writes(struct planner *p, const struct insn *insn, const
 		return;
 	}
 	if (shape->reg_use & USE_WRITE)
-		changed(p, written_number(insn, insn->reg, shape->reg_is_byte));
+		changed(p, register_of(insn, insn->reg, shape->reg_is_byte));
 	if (!insn->is_memory && shape->rm_use & USE_WRITE)
-		changed(p, written_number(insn, insn->rm, shape->rm_is_byte));
+		changed(p, register_of(insn, insn->rm, shape->rm_is_byte));
 	if (shape->vvvv_use & USE_WRITE)
 		changed(p, insn->vex_vvvv & 15);
 	for (unsigned implicit = shape->implicit; implicit; implicit &= implicit - 1)

@@ -241,7 +241,6 @@ static void emit_window_lookup(struct translation *t, unsigned range, unsigned s
 	stub->from = emit_branch_later(e, CC_AE);
 	stub->access = describe_access(t, size, use, segment);
 	stub->window_reach = range;
-	stub->window_write = use & USE_WRITE;
 	emit_load(e, H_R10, in_cpu(WINDOW(class, addend)));
 	stub->resume = e->p;
 }
@@ -545,12 +544,6 @@ static void note_site(struct translation *t, const struct registers *r)
 		else if (r->borrowed[i].scratch == 1)
 			site->spilled2 = r->borrowed[i].host;
 	}
-}
-
-/* A byte register without REX: numbers 4 to 7 are AH, CH, DH, BH. */
-static bool is_high_byte(const struct insn *insn, unsigned number)
-{
-	return !(insn->prefixes & (PREFIX_REX | PREFIX_VEX)) && number >= 4 && number < 8;
 }
 
 /* Does 66H mean the operand size (and not a mandatory prefix)? */

@@ -13,14 +13,6 @@ static void use(struct uses *u, unsigned guest)
 		u->count[guest]++;
 }
 
-/* A byte register may be AH, CH, DH or BH: then it is counted as what its number says, too. */
-static void use_field(struct uses *u, unsigned guest, bool byte)
-{
-	use(u, guest);
-	if (byte && guest >= 4 && guest < 8)
-		use(u, guest - 4);
-}
-
 static void use_operand(struct uses *u, const struct insn *insn)
 {
 	if (!insn->is_memory)
@@ -33,14 +25,13 @@ static void count_native(struct uses *u, const struct insn *insn, const struct s
 {
 	use_operand(u, insn);
 	if (shape->reg_use)
-		use_field(u, insn->reg, shape->reg_is_byte);
+		use(u, register_of(insn, insn->reg, shape->reg_is_byte));
 	if (shape->rm_use && !insn->is_memory)
-		use_field(u, insn->rm, shape->rm_is_byte);
+		use(u, register_of(insn, insn->rm, shape->rm_is_byte));
 	if (shape->vvvv_use)
 		use(u, insn->vex_vvvv);
-	for (unsigned reg = 0; reg < 16; reg++)
-		if (shape->implicit >> reg & 1)
-			use(u, reg);
+	for (unsigned implicit = shape->implicit; implicit; implicit &= implicit - 1)
+		use(u, (unsigned)__builtin_ctz(implicit));
 }
 
 static void count_insn(struct uses *u, const struct insn *insn, const struct shape *shape)

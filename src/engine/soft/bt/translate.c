@@ -376,7 +376,7 @@ static void emit_stubs(struct translation *t)
 		} else if (stub->window_reach) {
 			/* it returns here, or behind the jump, with the address in r11 */
 			emit_mov_imm(e, H_R10, PAGE_SIZE - stub->window_reach);
-			emit_call(e, t->bt->window_missed[MODE_CLASS(stub->key)][stub->window_write]);
+			emit_call(e, t->bt->window_missed[MODE_CLASS(stub->key)][!!(ACCESS_USE(stub->access) & USE_WRITE)]);
 			emit_jmp(e, stub->resume + e->exec_offset);
 		} else {
 			/* the main line left address ^ page in r11 and the slot in r10 */

@@ -19,7 +19,6 @@ struct slow_stub {
 	uint16_t offset;   /* of the operand in that page */
 	struct group_access *group; /* a leader's, else NULL */
 	unsigned window_reach; /* of an access through the stack window; 0: through the TLB's entry */
-	bool window_write;
 	uint32_t key;      /* the mode key there */
 	bool address_form; /* the main line wants the host address in r11, not the addend in r10 */
 };
@@ -84,6 +83,18 @@ static inline unsigned host_register(unsigned guest)
 static inline unsigned home_of(const struct translation *t, unsigned guest)
 {
 	return t->home[guest];
+}
+
+/* A byte register without REX: numbers 4 to 7 are AH, CH, DH, BH. */
+static inline bool is_high_byte(const struct insn *insn, unsigned number)
+{
+	return !(insn->prefixes & (PREFIX_REX | PREFIX_VEX)) && number >= 4 && number < 8;
+}
+
+/* The guest register that a field names, or that has the byte which it names. */
+static inline unsigned register_of(const struct insn *insn, unsigned number, bool byte)
+{
+	return byte && is_high_byte(insn, number) ? number - 4 : number & 15;
 }
 
 /* Does the direct branch lead back to where the block starts? */

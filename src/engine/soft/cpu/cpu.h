@@ -138,15 +138,21 @@ enum activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_
 #define MODE_SMAP       (1u << 21) /* CR4.SMAP at CPL 0-2: STAC and CLAC change the class */
 #define MODE_IOPL_OK    (1u << 20) /* CPL <= IOPL: CLI and STI need no check (protected mode) */
 
+/* 32-bit code on a stack of 32 bits, its segments without bases and ends. */
+static inline bool mode_is_flat32(uint32_t mode)
+{
+	const uint32_t flat32 = MODE_FLAT | MODE_CODE32 | MODE_STACK32;
+
+	return (mode & flat32) == flat32;
+}
+
 /*
  * Are jump caches of use in the mode? Elsewhere rip does not name the code: a segment has a base or an end. Nor
  * in 32-bit code on a stack of 16 bits, which is on its way between two modes and would empty them twice.
  */
 static inline bool mode_has_jump_cache(uint32_t mode)
 {
-	const uint32_t flat32 = MODE_FLAT | MODE_CODE32 | MODE_STACK32;
-
-	return mode & MODE_CODE64 || (mode & flat32) == flat32;
+	return mode & MODE_CODE64 || mode_is_flat32(mode);
 }
 
 struct apic;

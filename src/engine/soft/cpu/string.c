@@ -1,8 +1,8 @@
 /*
  * MOVS, STOS, LODS, SCAS and CMPS in all their forms.
  *
- * One element is an ordinary read or write. A repeated instruction goes forward in chunks: as many elements as lie in one page at either end, within
- * the segments' limits and before an index register wraps. A chunk is translated as a whole and then done
+ * One element is an ordinary read or write. A repeated instruction goes forward in chunks: as many elements as lie
+ * in one page at either end, within the segments' limits and before an index register wraps. A chunk is translated as a whole and then done
  * with the host's own string instruction of the same element size, so that overlapping operands come out as
  * on the processor, element by element. The registers are brought up to date after every chunk; a fault
  * therefore always finds exactly what was done before it. Elements that are not so simple (crossing a page,

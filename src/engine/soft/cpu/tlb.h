@@ -187,9 +187,9 @@ void tlb_flush_jumps(struct cpu *cpu, bool all_contexts);
 
 /*
  * For cpu_update_mode, after cpu->mode took its new value: empties the current context's jump cache of the
- * present class where it was filled under another mode key, and the new mode uses it. So a change to and fro between two classes (system
- * calls) or two contexts (VM entry and exit) empties nothing. Relies on bt/ filling jump[class] only after a
- * tlb_fetch under the same mode.
+ * present class where it was filled under another mode key, and the new mode uses it. So a change to and fro
+ * between two classes (system calls) or two contexts (VM entry and exit) empties nothing. Relies on bt/ filling
+ * jump[class] only after a tlb_fetch under the same mode.
  */
 void tlb_jump_mode(struct cpu *cpu);
 
