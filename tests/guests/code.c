@@ -132,6 +132,27 @@ static void modified(void)
 		*(volatile uint8_t *)(page[1]) = 7;
 		CHECK_EQ(call((const void *)(WINDOW + 4096 - 3)), (0x01010100 * i & 0xff00ffff) | 0x070000);
 	}
+	rule("code behind a structure that lies on two pages, patched");
+	/* The accesses are looked up together, or one by one where pages part them: by a block that reaches further. */
+	w_pt[2] = (uint64_t)page[3] | P | W | U;
+	w_pt[3] = (uint64_t)page[2] | P | W | U;
+	uint32_t *first = (uint32_t *)(WINDOW + 3 * 4096 - 4), *second = first + 2;
+	uint8_t *behind = page[0] + 44 + 5 + 10;
+	memset(page[0], 0x90, 4096);
+	memcpy(page[0] + 44, (const uint8_t[]){0x8b, 0x07, 0x03, 0x47, 0x08}, 5); /* mov eax,[rdi]; add eax,[rdi+8] */
+	memcpy(behind, (const uint8_t[]){0x05, 0, 0, 0, 0, 0xc3}, 6);             /* add eax, imm32; ret */
+	*first = 100;
+	*second = 20;
+	for (unsigned i = 0; i < 40; i++) {
+		uint32_t got;
+
+		behind[1] = i / 4;
+		__asm__ volatile("call *%1" : "=a"(got) : "r"(page[0]), "D"(first) : "memory");
+		CHECK_EQ(got, 120 + i / 4);
+	}
+	w_pt[2] = (uint64_t)page[2] | P | W | U;
+	w_pt[3] = (uint64_t)page[3] | P | W | U;
+	__asm__ volatile("mov %%cr3, %%rax\n\tmov %%rax, %%cr3" : : : "rax", "memory");
 	rule("data beside code is written without harm");
 	emit_return(page[2], 77);
 	for (unsigned i = 0; i < 2000; i++) {

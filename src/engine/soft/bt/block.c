@@ -282,6 +282,21 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 		point_link(bt, link, code);
 }
 
+void block_connect_single(struct bt *bt, struct block *block)
+{
+	struct single_way *way;
+
+	if (block->key != (bt->single.mode | KEY_NO_GROUPS) || block->gpa != bt->single.gpa ||
+	    block->linear != block_linear_key(bt->single.linear) || block->crosses_page || block->transient)
+		return;
+	way = bt_alloc(bt, sizeof(*way));
+	if (!way)
+		return;
+	*way = (struct single_way){ .patch = bt->single.patch, .next = block->single_ways };
+	block->single_ways = way;
+	emit_patch(&bt->e, bt->code_rw + way->patch, block->code_mem);
+}
+
 #define THROUGH_CACHE_SIZE (64 + INSN_ROOM) /* bytes of code, at most, and what the last instruction asks for */
 
 void block_link_through_cache(struct bt *bt, struct block_link *link)
@@ -352,6 +367,9 @@ void block_drop(struct bt *bt, struct block *block)
 		if (has_slot(link))
 			drop_slot(bt, link);
 	}
+	for (const struct single_way *way = block->single_ways; way; way = way->next)
+		emit_patch(&bt->e, bt->code_rw + way->patch, bt->code_exec + way->patch + 4);
+	block->single_ways = NULL;
 	code_table_forget(bt, block);
 	if (mode_has_jump_cache(block->key) && !(block->key & KEY_ONE))
 		tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->gpa & (PAGE_SIZE - 1), block->code_mem);
@@ -502,6 +520,7 @@ void bt_flush(struct bt *bt)
 	if (!few)
 		memset(bt->code_table, 0, CODE_TABLE_SIZE);
 	bt->in_order_count = 0;
+	bt->single.patch = 0;
 	bt->arena = bt->arena_start;
 	bt->e.p = bt->code_start;
 	bt->cold.p = bt->cold_start;

@@ -127,6 +127,12 @@ struct byte_range {
 
 #define BLOCK_RANGES_AHEAD 2
 
+/* A slow path that leads to a block without groups: where the rel32 of its branch is, from the start of the code memory. */
+struct single_way {
+	uint32_t patch;
+	struct single_way *next;
+};
+
 struct block {
 	uint64_t gpa;    /* of its first byte */
 	uint64_t linear; /* of its first byte; 0 where the block is position-independent */
@@ -143,13 +149,13 @@ struct block {
 	struct byte_range ahead[BLOCK_RANGES_AHEAD]; /* others that its flags depend on */
 	uint8_t *code, *code_mem; /* executable addresses; code_mem is its first byte */
 	uint32_t code_size;
-	uint16_t site_count;
+	uint16_t site_count, link_count;
 	struct native_site *site;
 	struct block_ref slot_next;
 	struct block *page_next, *page2_next;
 	struct block_link *incoming;
+	struct single_way *single_ways; /* of a block without groups */
 	struct block_link *link; /* its direct exits */
-	uint16_t link_count;
 };
 
 /* In the list of `page` as its second page. Both may be the same one, mapped twice: then the first counts. */
@@ -193,6 +199,12 @@ struct bt {
 	uint8_t *aliased;
 	struct shape_cache *shapes;
 	uint32_t careful_key;  /* KEY_* for the next instruction only */
+	/* With KEY_NO_GROUPS there: whose slow path may lead to that block from now on. patch 0: nobody's. */
+	struct {
+		uint32_t patch; /* struct single_way's */
+		uint32_t mode;
+		uint64_t gpa, linear; /* of the instruction */
+	} single;
 	/* a write in progress from the bounce buffer */
 	struct {
 		uint64_t offset;
@@ -258,6 +270,8 @@ void block_settle_pages(struct bt *bt);
 void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
 /* A link that is never to lead straight to its successor, and has no slot: it goes through the jump cache from now on. */
 void block_link_through_cache(struct bt *bt, struct block_link *link);
+/* The slow path bt->single leads to the block from now on, if that is what stands there. */
+void block_connect_single(struct bt *bt, struct block *block);
 /* No block runs: the slots of dropped blocks may be used again. */
 void block_free_slots(struct bt *bt);
 /* The block whose code holds the executable address, or NULL. */
@@ -305,8 +319,14 @@ void bt_emit_jump_thunks(struct bt *bt);
 /* ---- runtime.c: called from translated code ---- */
 uint64_t bt_run_op(struct cpu *cpu, struct op_call *call);
 uint64_t bt_slow_access(struct cpu *cpu, uint64_t gla, uint32_t access);
-struct group_access;
-uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access *access);
+#define SLOW_GROUP_CALL 11 /* bytes of the MOV and the CALL that lead there */
+/* Where a group's leader goes on: with its addend, or in a block without groups. */
+struct group_way {
+	uint64_t addend;
+	const void *single; /* executable; NULL: with the addend */
+};
+/* place: of the struct group_access, in bytes from the start of the records. */
+struct group_way bt_slow_group(struct cpu *cpu, uint64_t gla, uint64_t place);
 uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access);
 void bt_careful_commit(struct cpu *cpu);
 _Noreturn void bt_native_fault(struct cpu *cpu, struct native_site *site);

@@ -265,6 +265,11 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		one |= KEY_SHORT;
 		block = find_or_make(cpu, linear, key | KEY_SHORT, cpu->budget, NULL);
 	}
+	if (bt->single.patch) {
+		if (one == KEY_NO_GROUPS && !cpu->debugger)
+			block_connect_single(bt, block);
+		bt->single.patch = 0;
+	}
 	if (may_cache(cpu, block)) {
 		struct jump_entry *entry = jump_slot(cpu);
 

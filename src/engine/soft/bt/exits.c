@@ -7,7 +7,7 @@
 /* r11 holds the target (offset in CS). Everything that C could want is in struct cpu. */
 static void emit_indirect_exit(struct translation *t)
 {
-	bool cached = !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_JUMP_CACHE) &&
+	bool cached = !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT)) && !(t->bt->cpu->tune_off & ENGINE_TUNE_JUMP_CACHE) &&
 		      mode_has_jump_cache(t->key);
 
 	flags_to_cpu(t);
@@ -40,7 +40,7 @@ void emit_indirect_jump(struct translation *t)
  */
 static bool has_return_stack(const struct translation *t)
 {
-	return t->code64 && !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS)) &&
+	return t->code64 && !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT)) &&
 	       MODE_CLASS(t->key) != TLB_SUPER_AC && !t->block->crosses_page &&
 	       !(t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE | ENGINE_TUNE_RETURNS));
 }
@@ -143,7 +143,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	int64_t page = offset & ~(int64_t)(PAGE_SIZE - 1);
 	uint8_t *leave = NULL;
 
-	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS) || t->block->crosses_page ||
+	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT) || t->block->crosses_page ||
 	    (!t->linear_known && bt_is_aliased(t->bt, t->block->gpa)) ||
 	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page) || !fits32(page - (int64_t)PAGE_SIZE))
 		return false;

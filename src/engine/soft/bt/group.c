@@ -222,7 +222,7 @@ void plan_groups(struct translation *t)
 
 	for (unsigned i = 0; i < t->count; i++)
 		t->group_of[i][0] = t->group_of[i][1] = NO_GROUP;
-	if (!t->code64 || t->careful || t->key & (KEY_NO_GROUPS | KEY_ONE | MODE_STEP) ||
+	if (!t->code64 || t->careful || t->single || t->key & (KEY_ONE | MODE_STEP) ||
 	    t->bt->cpu->tune_off & ENGINE_TUNE_GROUPS)
 		return;
 	for (unsigned i = 0; i < t->count; i++)

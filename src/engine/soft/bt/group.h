@@ -8,7 +8,8 @@
  *
  * Where not all of the group may access its range directly, in one page or in two that are neighbours in the host's
  * memory too, the instructions are done over by a translation without groups (KEY_NO_GROUPS), which faults exactly
- * where it should.
+ * where it should. That is where the leader's slow path leads from then on (block_connect_single), at once for a range
+ * over two pages: a structure or a frame that lies so may be used millions of times.
  */
 #ifndef NESTOR_BT_GROUP_H
 #define NESTOR_BT_GROUP_H
@@ -42,10 +43,12 @@ void plan_groups(struct translation *t);
 
 /* What the slow path of a leader needs. */
 struct group_access {
+	uint32_t page; /* guest-physical page number of the instruction */
 	uint16_t page_offset, range, leader_distance /* from the range's start */;
-	uint8_t leader_size, leader_use, use, segment, rest;
-	bool flags_dead;
-	bool in_window; /* the others find the addend in the stack window */
+	uint8_t leader_size, rest;
+	uint8_t leader_use : 2, use : 2, segment : 3;
+	bool flags_dead : 1;
+	bool in_window : 1; /* the others find the addend in the stack window */
 };
 
 #endif

@@ -115,7 +115,7 @@ void residence_plan(struct translation *t)
 
 	for (unsigned guest = 0; guest < 16; guest++)
 		t->home[guest] = host_register(guest);
-	if (!t->code64 || t->careful || t->counted || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT | KEY_NO_GROUPS) ||
+	if (!t->code64 || t->careful || t->counted || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT) ||
 	    t->block->crosses_page || t->live_before[0] ||
 	    t->bt->cpu->tune_off & (ENGINE_TUNE_LODGERS | ENGINE_TUNE_CHAIN) || !is_loop(t))
 		return;

@@ -64,7 +64,7 @@ static uint64_t way_on(struct cpu *cpu, const struct op_call *call, const struct
 	struct bt *bt = cpu->bt;
 
 	if (cpu->tune_off & (ENGINE_TUNE_OPS_GO_ON | ENGINE_TUNE_JUMP_CACHE) || cpu->clock != ENGINE_CLOCK_REAL ||
-	    call->block->key & ~MODE_BITS || cpu->mode & MODE_STEP || !mode_has_jump_cache(cpu->mode))
+	    call->block->key & ~(MODE_BITS | KEY_NO_GROUPS) || cpu->mode & MODE_STEP || !mode_has_jump_cache(cpu->mode))
 		return 1;
 	if (cpu->shadow || cpu->event.valid || cpu->step_recheck || cpu->napping || cpu->activity != ACTIVITY_ACTIVE)
 		return 1;
@@ -193,12 +193,45 @@ static bool group_page(struct cpu *cpu, uint64_t gla, const struct group_access 
 }
 
 /*
+ * The rel32 of the branch in a group's slow path (translate.c: emit_slow_group) by which it may lead to a block without
+ * groups: the call that has come here stands at a known distance behind it. It leads nowhere while it is 0.
+ */
+static uint8_t *single_branch(const struct cpu *cpu)
+{
+	const uint8_t *behind_call = *(uint8_t *const *)cpu->return_sp;
+
+	return (uint8_t *)behind_call - cpu->bt->e.exec_offset - SLOW_GROUP_CALL - 4;
+}
+
+/* The members of a group are to be done one by one. Returns where they are, or leaves to the dispatcher, which finds it. */
+static const void *single_way(struct cpu *cpu, const struct group_access *group)
+{
+	struct bt *bt = cpu->bt;
+
+	if (cpu->clock == ENGINE_CLOCK_REAL && !(cpu->tune_off & ENGINE_TUNE_SINGLES)) {
+		uint8_t *branch = single_branch(cpu);
+		int32_t distance;
+
+		memcpy(&distance, branch, sizeof(distance));
+		if (distance)
+			return branch + bt->e.exec_offset + 4 + distance;
+		bt->single.patch = branch - bt->code_rw;
+		bt->single.mode = cpu->mode;
+		bt->single.linear = cpu->rip;
+		bt->single.gpa = (uint64_t)group->page << PAGE_SHIFT | group->page_offset;
+	}
+	bt->careful_key = KEY_NO_GROUPS;
+	cpu_leave(cpu);
+}
+
+/*
  * The leader of a group of accesses (group.h): gla is the start of the group's range. The leader's own access may
  * fault; what the others need is looked for without any effect, and where it is not to be had they are done one by
  * one. A range over two pages will do where they follow one another in the host's memory, too.
  */
-uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access *group)
+struct group_way bt_slow_group(struct cpu *cpu, uint64_t gla, uint64_t place)
 {
+	const struct group_access *group = (const struct group_access *)(cpu->bt->arena_start + place);
 	uint64_t own = gla + group->leader_distance, last = gla + group->range - 1, addend, addend_of_last;
 	bool write = group->leader_use & USE_WRITE;
 	gpa_t gpa;
@@ -216,10 +249,12 @@ uint64_t bt_slow_group(struct cpu *cpu, uint64_t gla, const struct group_access 
 			tlb_lend_window(cpu, mem_class(cpu), addend);
 		bt_take(cpu, group->rest);
 		C_END(cpu);
-		return addend;
+		return (struct group_way){ .addend = addend };
 	}
-	cpu->bt->careful_key = KEY_NO_GROUPS;
-	cpu_leave(cpu);
+	const void *single = single_way(cpu, group);
+
+	C_END(cpu);
+	return (struct group_way){ .single = single };
 }
 
 /* An access to RAM within one page, and to nothing that is watched. Raises the access's faults. */

@@ -125,12 +125,9 @@ static void emit_op_thunk(struct bt *bt)
 	emit_return_to_c(e);
 }
 
-/* r11: address or offset, r10: description. Result in r10; r11 is kept. */
-static uint8_t *emit_access_thunk(struct bt *bt, const void *function)
+/* Calls C with the address or offset in r11 and its description in r10. */
+static void emit_begin_access(struct emitter *e, const void *function)
 {
-	struct emitter *e = &bt->e;
-	uint8_t *start = emit_exec(e);
-
 	emit_spill(e);
 	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_R11);
 	emit_load(e, H_RDI, in_cpu(CPU_FIELD(self)));
@@ -138,12 +135,46 @@ static uint8_t *emit_access_thunk(struct bt *bt, const void *function)
 	emit_op(e, true, 0x8b, H_RDX, in_reg(H_R10));
 	emit_to_c_stack(e);
 	emit_call_c(e, function);
+}
+
+/* … what is in rax goes to r10, and r11 is what it was. */
+static void emit_end_access(struct emitter *e)
+{
 	emit_to_return_stack(e);
 	emit_op(e, true, 0x8b, H_R10, in_reg(H_RAX));
 	emit_load(e, H_R11, in_cpu(CPU_SCRATCH(3)));
 	emit_reload(e);
+}
+
+/* r11: address or offset, r10: description. Result in r10; r11 is kept. */
+static uint8_t *emit_access_thunk(struct bt *bt, const void *function)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *start = emit_exec(e);
+
+	emit_begin_access(e, function);
+	emit_end_access(e);
 	emit8(e, 0xc3);
 	return start;
+}
+
+/* As above, r10: a struct group_access' place. Or it goes to what bt_slow_group says. */
+static void emit_group_thunk(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *single;
+
+	bt->slow_group = emit_exec(e);
+	emit_begin_access(e, (void *)bt_slow_group);
+	emit_op(e, true, 0x85, H_RDX, in_reg(H_RDX)); /* test */
+	single = emit_branch_later(e, CC_NE);
+	emit_end_access(e);
+	emit8(e, 0xc3);
+	emit_patch_here(e, single);
+	emit_op(e, true, 0x8b, H_RAX, in_reg(H_RDX));
+	emit_end_access(e);
+	emit_rsp_adjust(e, 8); /* without the thunk's own return address */
+	emit_jmp_reg(e, H_R10);
 }
 
 /* Is the address in r11 in a page of the table? Leaves its offset there, and the slot's in r10. Limit: scratch[2]. */
@@ -237,7 +268,7 @@ void bt_emit_thunks(struct bt *bt)
 	emit_exits(bt);
 	emit_op_thunk(bt);
 	bt->slow_access = emit_access_thunk(bt, (void *)bt_slow_access);
-	bt->slow_group = emit_access_thunk(bt, (void *)bt_slow_group);
+	emit_group_thunk(bt);
 	bt->careful_access = emit_access_thunk(bt, (void *)bt_careful_access);
 	emit_commit_thunk(bt);
 	emit_fault_thunk(bt);

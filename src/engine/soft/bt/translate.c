@@ -361,6 +361,25 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 	}
 }
 
+/*
+ * The address of a group's range in r11: a range over two pages may have a way to a block without groups, which stands in
+ * the rel32 of the branch (block_connect_single); all else C looks at.
+ */
+static void emit_slow_group(struct translation *t, const struct group_access *group)
+{
+	struct emitter *e = t->e;
+
+	if (!t->counted) {
+		emit_lea(e, H_R10, at(H_R11, group->range - 1));
+		emit_op(e, false, 0x33, H_R10, in_reg(H_R11)); /* xor */
+		emit_op(e, false, 0xc1, 5, in_reg(H_R10)); /* shr */
+		emit8(e, PAGE_SHIFT);
+		emit_branch_later(e, CC_NE);
+	}
+	emit_mov_imm(e, H_R10, (uint32_t)((const uint8_t *)group - t->bt->arena_start));
+	emit_call(e, t->bt->slow_group);
+}
+
 static void emit_stubs(struct translation *t)
 {
 	struct emitter *e = emit_aside(t);
@@ -384,8 +403,7 @@ static void emit_stubs(struct translation *t)
 		}
 		emit_residence_leave(t);
 		if (stub->group) {
-			emit_mov_imm(e, H_R10, (uintptr_t)stub->group);
-			emit_call(e, t->bt->slow_group);
+			emit_slow_group(t, stub->group);
 		} else {
 			emit_mov_imm(e, H_R10, stub->access);
 			emit_call(e, t->bt->slow_access);
@@ -539,7 +557,8 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	t.bt = bt;
 	t.e = e;
 	t.block = block;
-	t.key = key;
+	t.key = key & ~KEY_NO_GROUPS;
+	t.single = key & KEY_NO_GROUPS;
 	t.code64 = key & MODE_CODE64;
 	t.careful = key & (KEY_CAREFUL | MODE_ALIGN) || (!t.code64 && !(key & MODE_FLAT && key & MODE_CODE32)) ||
 		    bt->cpu->tune_off & ENGINE_TUNE_FAST_TLB;

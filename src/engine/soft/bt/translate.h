@@ -45,6 +45,7 @@ struct translation {
 	struct block *block;
 	uint32_t key;
 	bool code64, careful;
+	bool single;  /* every access is looked up by itself: KEY_NO_GROUPS, which `key` does not have */
 	bool counted; /* deterministic clock: count instructions, keep all flags exact */
 	uint64_t linear; /* of the block's page, where linear_known */
 	bool linear_known;
