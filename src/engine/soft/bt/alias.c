@@ -29,9 +29,9 @@ static void make_aliased(struct bt *bt, uint64_t page)
 	struct block *next;
 
 	bt->aliased[page / 8] |= 1u << page % 8;
-	for (struct block *b = bt->pages[page].blocks; b; b = next) {
-		next = *block_next_in_page(b, page);
-		if (!block_is_second_page(b, page) && !b->linear)
+	for (struct block *b = record_at(bt, bt->pages[page].blocks); b; b = next) {
+		next = record_at(bt, *block_next_in_page(bt, b, page));
+		if (!block_is_second_page(bt, b, page) && !b->linear)
 			block_drop(bt, b);
 	}
 }

@@ -22,6 +22,20 @@ void *bt_alloc(struct bt *bt, size_t size)
 	return result;
 }
 
+struct block_extra *block_make_extra(struct bt *bt, struct block *block)
+{
+	struct block_extra *extra = record_at(bt, block->extra);
+
+	if (extra)
+		return extra;
+	extra = bt_alloc(bt, sizeof(*extra));
+	if (!extra)
+		return NULL;
+	*extra = (struct block_extra){ 0 };
+	block->extra = place_of(bt, extra);
+	return extra;
+}
+
 /* Other vCPUs look at them before they store. */
 static void set_granules(struct page_info *info, uint64_t granules)
 {
@@ -46,16 +60,6 @@ static uint32_t tag_of(uint64_t gpa, uint32_t key, uint64_t linear_key)
 	return (gpa ^ linear_key * 31 ^ (uint64_t)key << 32) * 0x9e3779b97f4a7c15ull >> 33;
 }
 
-static struct block *block_of(const struct bt *bt, struct block_ref ref)
-{
-	return (struct block *)(bt->arena_start + (size_t)(ref.at - 1) * RECORD_UNIT);
-}
-
-static uint32_t place_of(const struct bt *bt, const struct block *block)
-{
-	return ((const uint8_t *)block - bt->arena_start) / RECORD_UNIT + 1;
-}
-
 struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear)
 {
 	uint64_t linear_key = block_linear_key(linear);
@@ -63,7 +67,7 @@ struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t lin
 	struct block_ref ref = *first_of_slot(bt, gpa, key);
 
 	while (ref.at && (ref.tag == tag || ref.more)) {
-		struct block *b = block_of(bt, ref);
+		struct block *b = record_at(bt, ref.at);
 
 		if (ref.tag == tag && b->gpa == gpa && b->key == key && b->linear == linear_key)
 			return b;
@@ -101,27 +105,33 @@ static void add_to_page(struct bt *bt, struct block *block, uint64_t page, bool 
 {
 	struct page_info *info = &bt->pages[page];
 
-	*(second ? &block->page2_next : &block->page_next) = info->blocks;
-	info->blocks = block;
+	*block_next_in_page(bt, block, page) = info->blocks;
+	info->blocks = place_of(bt, block);
 	set_granules(info, info->granules | (second ? 1 : block->granules));
+}
+
+/* Is it in the lists of two pages? */
+static bool has_second_page(const struct bt *bt, const struct block *block)
+{
+	return block->crosses_page && block_is_second_page(bt, block, block_gpa2(bt, block) >> PAGE_SHIFT);
 }
 
 void block_insert(struct bt *bt, struct block *block)
 {
 	struct block_ref *first = first_of_slot(bt, block->gpa, block->key);
 
-	bt->in_order[bt->in_order_count++] = block; /* a native fault looks for it there */
+	bt->in_order[bt->in_order_count++] = place_of(bt, block); /* a native fault looks for it there */
 	if (block->transient)
 		return;
 	block->slot_next = *first;
 	*first = (struct block_ref){ .at = place_of(bt, block), .tag = tag_of(block->gpa, block->key, block->linear),
 				     .more = first->at != 0 };
 	/* An instruction reaches at most 14 bytes into the second page: its first granule. */
-	if (block->crosses_page && !block_is_second_page(block, block->gpa2 >> PAGE_SHIFT))
+	if (block->crosses_page && !has_second_page(bt, block))
 		block->granules |= 1;
 	add_to_page(bt, block, block->gpa >> PAGE_SHIFT, false);
-	if (block_is_second_page(block, block->gpa2 >> PAGE_SHIFT))
-		add_to_page(bt, block, block->gpa2 >> PAGE_SHIFT, true);
+	if (has_second_page(bt, block))
+		add_to_page(bt, block, block_gpa2(bt, block) >> PAGE_SHIFT, true);
 }
 
 static const uint32_t slots_of_table[LINK_TABLES] = { 0, CONTEXT_LINKS, GLOBAL_LINKS, GLOBAL_LINKS };
@@ -146,7 +156,8 @@ _Static_assert(CONNECTED_TO == 1 << 12, "connected_bit() has 12 bits");
 /* Of a global link. */
 static void note_connected(struct bt *bt, const struct block_link *link)
 {
-	unsigned table = link->table, bit = connected_bit(link->to->linear);
+	const struct block *to = record_at(bt, link->to);
+	unsigned table = link->table, bit = connected_bit(to->linear);
 
 	bt->connected_to[table][bit / 64] |= 1ull << bit % 64;
 	if (bt->connected_count[table] > CONNECTED_LINKS)
@@ -177,7 +188,7 @@ static void point_link(struct bt *bt, const struct block_link *link, uint8_t *co
 static bool take_slot(struct bt *bt, struct block_link *link)
 {
 	static const int32_t base[LINK_TABLES] = { 0, LINK_TABLE, CPU_FIELD(global_link), CPU_FIELD(guest_link) };
-	unsigned table = !link->global ? LINK_CONTEXT : link->key & MODE_NONROOT ? LINK_GUEST : LINK_GLOBAL;
+	unsigned table = !link->global ? LINK_CONTEXT : link_key(link) & MODE_NONROOT ? LINK_GUEST : LINK_GLOBAL;
 	struct emitter e = bt->e;
 
 	if (bt->slots_free[table]) {
@@ -254,27 +265,28 @@ void bt_reset_global_links_to(struct cpu *cpu, uint64_t gla, bool nonroot)
 		bt_reset_global_links(cpu, nonroot);
 }
 
-static void unlink_outgoing(struct block_link *link);
+static void unlink_outgoing(struct bt *bt, struct block_link *link);
 
 void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 {
-	uint8_t *code = link->flags_in_cpu ? to->code_mem : to->code;
+	uint8_t *code = link->flags_in_cpu ? block_code_mem(bt, to) : block_code(bt, to);
+	record_place place = place_of(bt, to);
 
-	if (link->from->dropped || to->dropped || link->table == LINK_CACHED)
+	if (link_from(link)->dropped || to->dropped || link->table == LINK_CACHED)
 		return;
 	if (link->table == LINK_FAR && !take_slot(bt, link)) {
 		block_link_through_cache(bt, link);
 		return;
 	}
-	if (link->to != to) {
+	if (link->to != place) {
 		if (link->to) {
 			/* another context's: its slots go back to the stub */
-			unlink_outgoing(link);
+			unlink_outgoing(bt, link);
 			point_link(bt, link, link_stub(bt, link));
 		}
-		link->to = to;
+		link->to = place;
 		link->next = to->incoming;
-		to->incoming = link;
+		to->incoming = place_of(bt, link);
 	}
 	if (link->table == LINK_CONTEXT)
 		bt->cpu->region->tables.link[link->index] = code;
@@ -284,17 +296,19 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 
 void block_connect_single(struct bt *bt, struct block *block)
 {
+	struct block_extra *extra;
 	struct single_way *way;
 
 	if (block->key != (bt->single.mode | KEY_NO_GROUPS) || block->gpa != bt->single.gpa ||
 	    block->linear != block_linear_key(bt->single.linear) || block->crosses_page || block->transient)
 		return;
+	extra = block_make_extra(bt, block);
 	way = bt_alloc(bt, sizeof(*way));
-	if (!way)
+	if (!extra || !way)
 		return;
-	*way = (struct single_way){ .patch = bt->single.patch, .next = block->single_ways };
-	block->single_ways = way;
-	emit_patch(&bt->e, bt->code_rw + way->patch, block->code_mem);
+	*way = (struct single_way){ .patch = bt->single.patch, .next = extra->single_ways };
+	extra->single_ways = place_of(bt, way);
+	emit_patch(&bt->e, bt->code_rw + way->patch, block_code_mem(bt, block));
 }
 
 #define THROUGH_CACHE_SIZE (64 + INSN_ROOM) /* bytes of code, at most, and what the last instruction asks for */
@@ -303,7 +317,7 @@ void block_link_through_cache(struct bt *bt, struct block_link *link)
 {
 	struct emitter *e = &bt->cold;
 
-	if (link->from->dropped || has_slot(link) || e->end - e->p < THROUGH_CACHE_SIZE)
+	if (link_from(link)->dropped || has_slot(link) || e->end - e->p < THROUGH_CACHE_SIZE)
 		return;
 	link->table = LINK_CACHED;
 	emit_patch_here(e, link_patch(bt, link));
@@ -312,70 +326,86 @@ void block_link_through_cache(struct bt *bt, struct block_link *link)
 	/* The target's page is the running one, or the branch has made it so. */
 	emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
 	emit_lea(e, H_R11, at(H_R11, link->target));
-	emit_jmp(e, bt->jump_cached[MODE_CLASS(link->key)]);
+	emit_jmp(e, bt->jump_cached[link->class]);
 }
 
 static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
 {
-	struct block **next = &bt->pages[page].blocks;
+	record_place *next = &bt->pages[page].blocks, place = place_of(bt, block);
 
-	while (*next && *next != block)
-		next = block_next_in_page(*next, page);
+	while (*next && *next != place)
+		next = block_next_in_page(bt, record_at(bt, *next), page);
 	if (*next)
-		*next = *block_next_in_page(block, page);
+		*next = *block_next_in_page(bt, block, page);
 }
 
-static void unlink_outgoing(struct block_link *link)
+static void unlink_outgoing(struct bt *bt, struct block_link *link)
 {
-	if (!link->to)
-		return;
-	struct block_link **next = &link->to->incoming;
+	struct block *to = record_at(bt, link->to);
+	record_place *next, place = place_of(bt, link);
 
-	while (*next && *next != link)
-		next = &(*next)->next;
+	if (!to)
+		return;
+	next = &to->incoming;
+	while (*next && *next != place)
+		next = &((struct block_link *)record_at(bt, *next))->next;
 	if (*next)
 		*next = link->next;
-	link->to = NULL;
+	link->to = 0;
+}
+
+/* Nobody leads straight to the block any more. */
+static void unlink_incoming(struct bt *bt, struct block *block)
+{
+	for (struct block_link *link = record_at(bt, block->incoming); link; link = record_at(bt, link->next)) {
+		point_link(bt, link, link_stub(bt, link));
+		link->to = 0;
+	}
+	block->incoming = 0;
+}
+
+static void unlink_singles(struct bt *bt, struct block *block)
+{
+	struct block_extra *extra = record_at(bt, block->extra);
+
+	if (!extra)
+		return;
+	for (const struct single_way *way = record_at(bt, extra->single_ways); way; way = record_at(bt, way->next))
+		emit_patch(&bt->e, bt->code_rw + way->patch, bt->code_exec + way->patch + 4);
+	extra->single_ways = 0;
 }
 
 void block_drop(struct bt *bt, struct block *block)
 {
 	struct block_ref *ref = first_of_slot(bt, block->gpa, block->key);
-	uint32_t place = place_of(bt, block);
+	record_place place = place_of(bt, block);
 
 	if (block->dropped)
 		return;
 	block->dropped = true;
 	bt->drops++;
 	while (ref->at && ref->at != place)
-		ref = &block_of(bt, *ref)->slot_next;
+		ref = &((struct block *)record_at(bt, ref->at))->slot_next;
 	if (ref->at)
 		*ref = block->slot_next;
-	for (struct block_link *link = block->incoming; link; link = link->next) {
-		point_link(bt, link, link_stub(bt, link));
-		link->to = NULL;
-	}
-	block->incoming = NULL;
+	unlink_incoming(bt, block);
 	for (unsigned i = 0; i < block->link_count; i++) {
 		struct block_link *link = &block->link[i];
 
-		unlink_outgoing(link);
-		if (!link->from)
-			continue;
+		unlink_outgoing(bt, link);
 		/* The block may still be running: it must leave. */
 		point_link(bt, link, link_stub(bt, link));
 		if (has_slot(link))
 			drop_slot(bt, link);
 	}
-	for (const struct single_way *way = block->single_ways; way; way = way->next)
-		emit_patch(&bt->e, bt->code_rw + way->patch, bt->code_exec + way->patch + 4);
-	block->single_ways = NULL;
+	unlink_singles(bt, block);
 	code_table_forget(bt, block);
 	if (mode_has_jump_cache(block->key) && !(block->key & KEY_ONE))
-		tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->gpa & (PAGE_SIZE - 1), block->code_mem);
+		tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->gpa & (PAGE_SIZE - 1),
+				block_code_mem(bt, block));
 	remove_from_list(bt, block, block->gpa >> PAGE_SHIFT);
-	if (block_is_second_page(block, block->gpa2 >> PAGE_SHIFT))
-		remove_from_list(bt, block, block->gpa2 >> PAGE_SHIFT);
+	if (has_second_page(bt, block))
+		remove_from_list(bt, block, block_gpa2(bt, block) >> PAGE_SHIFT);
 }
 
 struct block *block_at(struct bt *bt, const uint8_t *address)
@@ -384,11 +414,12 @@ struct block *block_at(struct bt *bt, const uint8_t *address)
 
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
-		struct block *b = bt->in_order[middle];
+		struct block *b = record_at(bt, bt->in_order[middle]);
+		uint8_t *code = block_code_mem(bt, b);
 
-		if (address < b->code_mem)
+		if (address < code)
 			high = middle;
-		else if (address >= b->code_mem + b->code_size)
+		else if (address >= code + b->code_size)
 			low = middle + 1;
 		else
 			return b;
@@ -420,16 +451,18 @@ static bool overlap(const struct byte_range *range, unsigned first, unsigned end
 }
 
 /* Does the block depend on any of the bytes [first, end) of the page? */
-static bool depends_on(const struct block *block, uint64_t page, unsigned first, unsigned end)
+static bool depends_on(const struct bt *bt, const struct block *block, uint64_t page, unsigned first, unsigned end)
 {
-	if (block->crosses_page && block->gpa2 >> PAGE_SHIFT == page && first < INSN_MAX_LENGTH)
+	struct byte_range own = block_own_bytes(block);
+
+	if (block->crosses_page && block_gpa2(bt, block) >> PAGE_SHIFT == page && first < INSN_MAX_LENGTH)
 		return true;
 	if (block->gpa >> PAGE_SHIFT != page)
 		return false;
 	for (unsigned i = 0; i < BLOCK_RANGES_AHEAD; i++)
 		if (overlap(&block->ahead[i], first, end))
 			return true;
-	return overlap(&block->own, first, end);
+	return overlap(&own, first, end);
 }
 
 /* Drops the blocks that depend on any granule of `hit`, and on any of the bytes [first, end) among them. */
@@ -441,11 +474,11 @@ static void drop_blocks(struct bt *bt, uint64_t page, uint64_t hit, unsigned fir
 
 	if (!(bt->pages[page].granules & hit))
 		return;
-	for (struct block *b = bt->pages[page].blocks; b; b = next) {
-		uint64_t mine = block_is_second_page(b, page) ? 1 : b->granules;
+	for (struct block *b = record_at(bt, bt->pages[page].blocks); b; b = next) {
+		uint64_t mine = block_is_second_page(bt, b, page) ? 1 : b->granules;
 
-		next = *block_next_in_page(b, page);
-		if (mine & hit && depends_on(b, page, first, end)) {
+		next = record_at(bt, *block_next_in_page(bt, b, page));
+		if (mine & hit && depends_on(bt, b, page, first, end)) {
 			block_drop(bt, b);
 			dropped = true;
 		} else {
@@ -485,7 +518,7 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 /* Forgets that the page of a block has code, when all is forgotten. */
 static void forget_page(struct bt *bt, uint64_t page)
 {
-	bt->pages[page].blocks = NULL;
+	bt->pages[page].blocks = 0;
 	settle(bt, page, 0);
 }
 
@@ -507,7 +540,7 @@ void bt_flush(struct bt *bt)
 	bool few = bt->in_order_count < (1u << CODE_TABLE_BITS) / 32; /* … to empty the table by blocks */
 
 	for (uint32_t i = 0; i < bt->in_order_count; i++) {
-		struct block *b = bt->in_order[i];
+		struct block *b = record_at(bt, bt->in_order[i]);
 
 		if (b->transient)
 			continue;
@@ -515,13 +548,13 @@ void bt_flush(struct bt *bt)
 			*code_slot(bt, code_ident(b->gpa, b->key)) = (struct code_entry){ 0 };
 		forget_page(bt, b->gpa >> PAGE_SHIFT);
 		if (b->crosses_page)
-			forget_page(bt, b->gpa2 >> PAGE_SHIFT);
+			forget_page(bt, block_gpa2(bt, b) >> PAGE_SHIFT);
 	}
 	if (!few)
 		memset(bt->code_table, 0, CODE_TABLE_SIZE);
 	bt->in_order_count = 0;
 	bt->single.patch = 0;
-	bt->arena = bt->arena_start;
+	bt->arena = bt->arena_start + RECORD_UNIT; /* place 0 is nobody's */
 	bt->e.p = bt->code_start;
 	bt->cold.p = bt->cold_start;
 	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++)

@@ -33,17 +33,12 @@
 #define NESTOR_BT_BT_H
 
 #include "engine/soft/bt/emit.h"
-#include "engine/soft/bt/residence.h"
+#include "engine/soft/bt/records.h"
 #include "engine/soft/bt/shape.h"
 #include "engine/soft/cpu/cpu.h"
 #include "engine/soft/cpu/ops.h"
 
 #define HUGE_AHEAD (64 * 1024) /* code memory is made huge so far ahead of what is used; more than two blocks */
-
-#define BLOCK_MAX_INSNS 48
-#define BLOCK_SIDE_EXITS 5 /* conditional branches that a block goes on behind */
-#define BLOCK_BUFFER    (24 * 1024) /* bytes of host code that a block may take at most in its main line, */
-#define BLOCK_BUFFER_ASIDE (12 * 1024) /* … and aside */
 
 /* Key bits besides cpu->mode. */
 #define KEY_ONE     (1u << 30) /* one instruction, always leaves to the dispatcher */
@@ -61,118 +56,9 @@ enum flags_place {
 	FLAGS_PLACES
 };
 
-struct block;
-
-/* A direct exit of a block, patched to its successor. */
-struct block_link {
-	struct block *from, *to;
-	struct block_link *next; /* in to->incoming */
-	uint32_t patch;          /* where its rel32 is, from the start of the code memory */
-	uint32_t stub;           /* where it leads while unlinked, likewise */
-	uint32_t key;            /* the mode key at the exit */
-	uint16_t target;         /* byte offset in its page */
-	uint16_t index;          /* in the table */
-	uint8_t table;           /* LINK_*: how it leads there */
-	bool flags_in_cpu;       /* enter the successor by code_mem */
-	bool call;               /* a host call: code that behind it goes on after a return */
-	bool global;             /* LINK_FAR: may become LINK_GLOBAL or LINK_GUEST */
-};
-
-enum {
-	LINK_PATCHED, /* within the page: the branch itself is patched */
-	LINK_CONTEXT, /* through tlb_tables.link[index]: another page of this context */
-	LINK_GLOBAL,  /* through cpu->global_link[index]: another global page of root operation */
-	LINK_GUEST,   /* through cpu->guest_link[index]: another global page of the guest that ran last */
-	LINK_TABLES,
-	LINK_FAR = LINK_TABLES, /* to another page, not taken yet: becomes one of those three, or LINK_CACHED */
-	LINK_CACHED,  /* through the jump cache: no slot was left, or its successor lies in two pages */
-};
-
-/* Where a host instruction may fault natively. */
-struct native_site {
-	uint32_t code_offset; /* of the instruction, from block->code_mem */
-	uint16_t page_offset; /* of the guest instruction */
-	uint8_t spilled;      /* a host register that holds something else, its value in scratch[0]; H_NONE */
-	uint8_t spilled2;     /* the same with scratch[1] */
-	bool flags_dead;
-	bool flags_in_host;   /* they are in the host's RFLAGS at the fault */
-	uint8_t rest;         /* instructions of the block from this one on */
-};
-
-/* A call from translated code to an op. */
-struct op_call {
-	op_function *function;
-	struct block *block;
-	uint16_t page_offset;
-	uint8_t rest;   /* instructions of the block from this one on */
-	bool ends;      /* leave to the dispatcher afterwards */
-	struct insn insn;
-};
-
-/*
- * A block in the list of those with one slot of the code table: which record it is, from the start of the arena and from
- * 1 on (0: none); a hash of what it is found by, so that the record of another one is not even looked at where it is the
- * last of the list. `more` may be set for the last one, too.
- */
-struct block_ref {
-	uint32_t at, tag : 31, more : 1;
-};
-
-#define RECORD_UNIT 16 /* bytes: records begin at a multiple of that */
-
-/* Bytes [first, end) of a page; end 0: none. */
-struct byte_range {
-	uint16_t first, end;
-};
-
-#define BLOCK_RANGES_AHEAD 2
-
-/* A slow path that leads to a block without groups: where the rel32 of its branch is, from the start of the code memory. */
-struct single_way {
-	uint32_t patch;
-	struct single_way *next;
-};
-
-struct block {
-	uint64_t gpa;    /* of its first byte */
-	uint64_t linear; /* of its first byte; 0 where the block is position-independent */
-	uint32_t key;
-	uint16_t insn_count;
-	bool crosses_page; /* a single instruction over two pages: gpa2 is the second's page */
-	bool dropped;
-	uint8_t lodgers; /* residence.h */
-	struct lodger lodger[LODGERS_MAX];
-	bool transient; /* of bytes outside RAM and ROM: fetched anew each time, found by nobody */
-	uint64_t gpa2;
-	uint64_t granules; /* of its page that it depends on */
-	struct byte_range own; /* the bytes of its instructions; they may run on into the second page */
-	struct byte_range ahead[BLOCK_RANGES_AHEAD]; /* others that its flags depend on */
-	uint8_t *code, *code_mem; /* executable addresses; code_mem is its first byte */
-	uint32_t code_size;
-	uint16_t site_count, link_count;
-	struct native_site *site;
-	struct block_ref slot_next;
-	struct block *page_next, *page2_next;
-	struct block_link *incoming;
-	struct single_way *single_ways; /* of a block without groups */
-	struct block_link *link; /* its direct exits */
-};
-
-/* In the list of `page` as its second page. Both may be the same one, mapped twice: then the first counts. */
-static inline bool block_is_second_page(const struct block *block, uint64_t page)
-{
-	return block->crosses_page && (block->gpa2 >> PAGE_SHIFT) == page && (block->gpa >> PAGE_SHIFT) != page;
-}
-
-/* Where the next one in the list of `page` stands. */
-static inline struct block **block_next_in_page(struct block *block, uint64_t page)
-{
-	return block_is_second_page(block, page) ? &block->page2_next : &block->page_next;
-}
-
 struct page_info {
-	uint64_t granules;    /* 64-byte granules that hold translated bytes */
-	struct block *blocks; /* that start in the page, or run into it */
+	uint64_t granules;   /* 64-byte granules that hold translated bytes */
+	record_place blocks; /* that start in the page, or run into it */
 };
 
 #define CONNECTED_LINKS  2048
@@ -188,7 +74,7 @@ struct bt {
 	uint8_t *cold_start;
 	uint8_t *huge_end, *cold_huge_end; /* up to where each kind's memory is in huge pages */
 	uint8_t *arena, *arena_start, *arena_end; /* block records; reset by bt_flush */
-	struct block **in_order; /* by code address */
+	record_place *in_order; /* the blocks, by code address */
 	uint32_t in_order_count, in_order_max;
 	struct code_entry *code_table; /* code_table.h */
 	struct page_info *pages; /* by guest-physical page */
@@ -281,6 +167,58 @@ void bt_memory_gone(struct cpu *cpu, gpa_t gpa, uint64_t size);
 /* Forgets every translation. */
 void bt_flush(struct bt *bt);
 void *bt_alloc(struct bt *bt, size_t size);
+/* The block's struct block_extra, made where it has none yet; NULL: the memory is full. */
+struct block_extra *block_make_extra(struct bt *bt, struct block *block);
+/* NULL where there is none. */
+static inline void *record_at(const struct bt *bt, record_place place)
+{
+	return place ? bt->arena_start + (size_t)place * RECORD_UNIT : NULL;
+}
+
+static inline record_place place_of(const struct bt *bt, const void *record)
+{
+	return ((const uint8_t *)record - bt->arena_start) / RECORD_UNIT;
+}
+
+/* The block's entries, executable addresses: with the flags in struct cpu, and in the host's. */
+static inline uint8_t *block_code_mem(const struct bt *bt, const struct block *block)
+{
+	return bt->code_exec + block->code_mem;
+}
+
+static inline uint8_t *block_code(const struct bt *bt, const struct block *block)
+{
+	return block_code_mem(bt, block) + block->flags_restore;
+}
+
+/* Of a block that crosses pages: the second one. */
+static inline uint64_t block_gpa2(const struct bt *bt, const struct block *block)
+{
+	const struct block_extra *extra = record_at(bt, block->extra);
+
+	return extra->gpa2;
+}
+
+/* In the list of `page` as its second page. Both may be the same one, mapped twice: then the first counts. */
+static inline bool block_is_second_page(const struct bt *bt, const struct block *block, uint64_t page)
+{
+	return block->crosses_page && block_gpa2(bt, block) >> PAGE_SHIFT == page && block->gpa >> PAGE_SHIFT != page;
+}
+
+/* Where the next one in the list of `page` stands. */
+static inline record_place *block_next_in_page(const struct bt *bt, struct block *block, uint64_t page)
+{
+	struct block_extra *extra = record_at(bt, block->extra);
+
+	return block_is_second_page(bt, block, page) ? &extra->page2_next : &block->page_next;
+}
+
+/* The mode key at the exit: STAC and CLAC change the class within a block. */
+static inline uint32_t link_key(const struct block_link *link)
+{
+	return (link_from(link)->key & ~(KEY_NO_GROUPS | 3u << MODE_CLASS_SHIFT)) | (uint32_t)link->class << MODE_CLASS_SHIFT;
+}
+
 static inline uint8_t *link_patch(const struct bt *bt, const struct block_link *link)
 {
 	return bt->code_rw + link->patch;

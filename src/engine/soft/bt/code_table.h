@@ -49,14 +49,14 @@ static inline void code_table_enter(struct bt *bt, const struct block *block)
 
 	entry->ident = ident;
 	entry->linear = block->linear;
-	entry->code = block->code_mem;
+	entry->code = block_code_mem(bt, block);
 }
 
 static inline void code_table_forget(struct bt *bt, const struct block *block)
 {
 	struct code_entry *entry = code_slot(bt, code_ident(block->gpa, block->key));
 
-	if (entry->code == block->code_mem)
+	if (entry->code == block_code_mem(bt, block))
 		*entry = (struct code_entry){ .first = entry->first };
 }
 

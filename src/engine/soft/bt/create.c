@@ -172,7 +172,9 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 		bt_destroy(cpu);
 		return error_set(ENOMEM, "not enough memory for the translator's tables");
 	}
-	bt->arena_end = bt->arena + ARENA_OF(code_size);
+	bt->arena_end = bt->arena_start + ARENA_OF(code_size);
+	bt->arena += RECORD_UNIT; /* place 0 is nobody's */
+	cpu->code = bt->code_exec;
 	bt->host_bmi2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI2;
 	bt->host_fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 	bt_make_code_huge(bt);
@@ -220,11 +222,13 @@ void bt_set_gs_by_system_call(void *base)
 
 /* ---- native faults ---- */
 
-static const struct native_site *site_at(const struct block *block, const uint8_t *address)
+static const struct native_site *site_at(const struct bt *bt, const struct block *block, const uint8_t *address)
 {
-	for (unsigned i = 0; i < block->site_count; i++)
-		if (block->code_mem + block->site[i].code_offset == address)
-			return &block->site[i];
+	const struct native_sites *sites = record_at(bt, block->sites);
+
+	for (uint32_t i = 0; sites && i < sites->count; i++)
+		if (block_code_mem(bt, block) + sites->site[i].code_offset == address)
+			return &sites->site[i];
 	return NULL;
 }
 
@@ -232,7 +236,7 @@ bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, st
 {
 	struct cpu *cpu = running;
 	struct block *block = cpu ? block_at(cpu->bt, (const uint8_t *)host_rip) : NULL;
-	const struct native_site *site = block ? site_at(block, (const uint8_t *)host_rip) : NULL;
+	const struct native_site *site = block ? site_at(cpu->bt, block, (const uint8_t *)host_rip) : NULL;
 
 	if (!site)
 		return false;
@@ -240,11 +244,15 @@ bool native_fault_redirect(uint64_t host_rip, unsigned trap, uint64_t rflags, st
 							    { site->spilled2, NULL, &cpu->scratch[1] } },
 					      .r10 = (uintptr_t)site,
 					      .rip = (uintptr_t)cpu->bt->native_fault };
-	for (unsigned i = 0; i < LODGERS_MAX; i++) {
-		struct lodger lodger = block->lodger[i];
+	const struct block_extra *extra = record_at(cpu->bt, block->extra);
 
-		redirect->exchange[2 + i] = i >= block->lodgers ? (struct native_exchange){ .host = H_NONE } :
-			(struct native_exchange){ lodger.host, &cpu->gpr[lodger.guest], &cpu->gpr[residence_owner(lodger.host)] };
+	for (unsigned i = 0; i < LODGERS_MAX; i++) {
+		struct native_exchange *exchange = &redirect->exchange[2 + i];
+
+		*exchange = (struct native_exchange){ .host = H_NONE };
+		if (extra && i < extra->lodgers)
+			*exchange = (struct native_exchange){ extra->lodger[i].host, &cpu->gpr[extra->lodger[i].guest],
+							      &cpu->gpr[residence_owner(extra->lodger[i].host)] };
 	}
 	cpu->scratch[2] = trap;
 	if (site->flags_in_host)

@@ -144,7 +144,7 @@ static bool second_page_holds(struct cpu *cpu, struct block *block, uint64_t lin
 
 	if (!(cpu->mode & MODE_CODE64))
 		next_linear = (uint32_t)next_linear;
-	return tlb_fetch(cpu, GLA(next_linear))->gpa == block->gpa2;
+	return tlb_fetch(cpu, GLA(next_linear))->gpa == block_gpa2(cpu->bt, block);
 }
 
 static struct jump_entry *jump_slot(struct cpu *cpu)
@@ -260,7 +260,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	check_fetch(cpu);
 	if (cpu->mode & MODE_STEP)
 		check_breakpoints(cpu, linear);
-	block = find_or_make(cpu, linear, key, BLOCK_MAX_INSNS, link ? link->to : NULL);
+	block = find_or_make(cpu, linear, key, BLOCK_MAX_INSNS, link ? record_at(bt, link->to) : NULL);
 	if (cpu->clock == ENGINE_CLOCK_DETERMINISTIC && cpu->budget < block->insn_count) {
 		one |= KEY_SHORT;
 		block = find_or_make(cpu, linear, key | KEY_SHORT, cpu->budget, NULL);
@@ -274,17 +274,17 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		struct jump_entry *entry = jump_slot(cpu);
 
 		entry->rip = cpu->rip;
-		entry->code = block->code_mem;
+		entry->code = block_code_mem(bt, block);
 		code_table_enter(bt, block);
 	}
 	if (link && bt->flushes == flushes && !one && !block->transient && !(cpu->mode & MODE_STEP) &&
-	    cpu->mode == link->key && !debugger_cuts(cpu, linear & (PAGE_SIZE - 1))) {
+	    cpu->mode == link_key(link) && !debugger_cuts(cpu, linear & (PAGE_SIZE - 1))) {
 		if (block->crosses_page || !may_link(cpu, link, linear))
 			block_link_through_cache(bt, link);
 		else
 			block_link_to(bt, link, block);
 	}
-	next = enter_code(cpu, block->code_mem, linear);
+	next = enter_code(cpu, block_code_mem(bt, block), linear);
 	if (stepping)
 		cpu->debugger->stepped = true;
 	if (shadow && cpu->shadow == shadow)

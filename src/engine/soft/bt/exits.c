@@ -109,9 +109,13 @@ static void emit_kick_check(struct translation *t, uint8_t **leave)
 	*leave = emit_branch_later(t->e, CC_NE);
 }
 
-static struct block_link *new_link(struct translation *t)
+static struct block_link *new_link(struct translation *t, int64_t target)
 {
-	return &t->block->link[t->block->link_count++];
+	uint8_t number = t->block->link_count++;
+	struct block_link *link = &t->block->link[number];
+
+	*link = (struct block_link){ .number = number, .class = MODE_CLASS(t->key), .target = target & (PAGE_SIZE - 1) };
+	return link;
 }
 
 static uint32_t code_offset(const struct translation *t, const uint8_t *at_rw)
@@ -147,14 +151,15 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	    (!t->linear_known && bt_is_aliased(t->bt, t->block->gpa)) ||
 	    t->bt->cpu->tune_off & (ENGINE_TUNE_CHAIN | ENGINE_TUNE_JUMP_CACHE) || !fits32(page) || !fits32(page - (int64_t)PAGE_SIZE))
 		return false;
-	link = new_link(t);
+	link = new_link(t, offset);
 	if (backward) {
 		/* Every loop has a backward jump or an indirect one: calls need no look at the kick word. */
 		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
-	*link = (struct block_link){ .from = t->block, .key = t->key, .target = offset & (PAGE_SIZE - 1),
-				     .table = LINK_FAR, .call = call, .flags_in_cpu = t->flags == FLAGS_CPU };
+	link->table = LINK_FAR;
+	link->call = call;
+	link->flags_in_cpu = t->flags == FLAGS_CPU;
 	link->global = t->linear_known && t->bt->cpu->cr4 & CR4_PGE;
 	if (call)
 		emit_push_entry(t);
@@ -247,12 +252,12 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, e
 		t->flags = before;
 		return;
 	}
-	link = new_link(t);
+	link = new_link(t, offset);
 	if (offset <= t->offset[t->i]) {
 		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
-	*link = (struct block_link){ .from = t->block, .key = t->key, .target = offset, .flags_in_cpu = t->flags == FLAGS_CPU };
+	link->flags_in_cpu = t->flags == FLAGS_CPU;
 	if (call)
 		emit_push_entry(t);
 	link->patch = code_offset(t, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
@@ -340,7 +345,7 @@ static void emit_loop_branch(struct translation *t, unsigned condition, struct c
 	if (cold->kicked) {
 		emit_jcc(e, CC_E, t->loop);
 		cold->from = emit_branch_later(e, CC_ALWAYS);
-	} else if (t->block->lodgers) {
+	} else if (t->lodgers) {
 		cold->from = emit_branch_later(e, CC_NE);
 		emit_residence_leave(t);
 		cold->link->patch = code_offset(t, emit_branch_later(e, CC_ALWAYS));
@@ -376,15 +381,14 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 		return;
 	}
 	if (is_patchable(t, cold->offset)) {
-		cold->link = new_link(t);
-		*cold->link = (struct block_link){ .from = t->block, .key = t->key, .target = cold->offset };
+		cold->link = new_link(t, cold->offset);
 		if (cold->offset <= t->offset[t->i]) {
 			emit_loop_branch(t, condition, cold);
 			return;
 		}
 	}
 	cold->from = emit_branch_later(e, condition);
-	if (cold->link && !t->block->lodgers)
+	if (cold->link && !t->lodgers)
 		cold->link->patch = code_offset(t, cold->from);
 }
 

@@ -149,6 +149,15 @@ static void emit_leave_thunks(struct bt *bt)
 	}
 }
 
+/* r11: a link that leads somewhere. Leaves the record of its successor in rax. */
+static void emit_link_to(struct emitter *e)
+{
+	_Static_assert(RECORD_UNIT == 8, "a shift by 3");
+	emit_load32(e, H_RAX, at(H_R11, offsetof(struct block_link, to)));
+	emit_shift(e, LEFT, H_RAX, 3);
+	emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(records)));
+}
+
 /*
  * r10: a link that leads nowhere in this context; rip_page is the target's page already. Where it leads somewhere in
  * another context, and to the same block here, this context's slot learns it.
@@ -156,7 +165,7 @@ static void emit_leave_thunks(struct bt *bt)
 static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 {
 	struct emitter *e = &bt->e;
-	uint8_t *leave[3], *miss[MISSES], *with_code, *to_body[FLAGS_PLACES];
+	uint8_t *leave[3], *miss[MISSES], *in_cpu_already, *to_body[FLAGS_PLACES];
 
 	for (unsigned flags = 0; flags < FLAGS_PLACES; flags++) {
 		bt->link_missed[class][flags] = emit_exec(e);
@@ -173,7 +182,7 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_op(e, false, 0x80, 7, at(H_R10, offsetof(struct block_link, table))); /* cmp byte */
 	emit8(e, LINK_CONTEXT);
 	leave[1] = emit_branch_later(e, CC_NE);
-	emit_op(e, true, 0x83, 7, at(H_R10, offsetof(struct block_link, to)));
+	emit_op(e, false, 0x83, 7, at(H_R10, offsetof(struct block_link, to)));
 	emit8(e, 0);
 	leave[2] = emit_branch_later(e, CC_E);
 	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_RAX);
@@ -183,19 +192,19 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_store(e, in_cpu(CPU_FIELD(rip)), H_R11);
 	emit_find_code(e, class, miss);
 	emit_load(e, H_R11, in_cpu(CPU_SCRATCH(2)));
-	emit_load(e, H_RAX, at(H_R11, offsetof(struct block_link, to)));
-	emit_op(e, true, 0x3b, H_R10, at(H_RAX, offsetof(struct block, code_mem)));
+	emit_link_to(e);
+	emit_load32(e, H_RAX, at(H_RAX, offsetof(struct block, code_mem)));
+	emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(code)));
+	emit_op(e, true, 0x3b, H_R10, in_reg(H_RAX));
 	uint8_t *other = emit_branch_later(e, CC_NE);
 
 	emit_op(e, false, 0x80, 7, at(H_R11, offsetof(struct block_link, flags_in_cpu)));
 	emit8(e, 0);
-	with_code = emit_branch_later(e, CC_NE);
-	emit_load(e, H_RAX, at(H_RAX, offsetof(struct block, code)));
-	uint8_t *store = emit_branch_later(e, CC_ALWAYS);
-
-	emit_patch_here(e, with_code);
-	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R10));
-	emit_patch_here(e, store);
+	in_cpu_already = emit_branch_later(e, CC_NE);
+	emit_link_to(e);
+	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb6 }, H_RAX, at(H_RAX, offsetof(struct block, flags_restore)));
+	emit_op(e, true, 0x03, H_RAX, in_reg(H_R10));
+	emit_patch_here(e, in_cpu_already);
 	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R11, offsetof(struct block_link, index))); /* movzx */
 	emit_store(e, (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_R11, .scale = 3, .disp = LINK_TABLE }, H_RAX);
 	emit_mark_used(e, class);

@@ -430,8 +430,8 @@ void emit_op_call(struct translation *t, const struct insn *insn, op_function *f
 		t->e->overflow = true;
 		return;
 	}
-	*call = (struct op_call){ .function = function, .block = t->block, .page_offset = t->offset[t->i],
-				  .rest = t->count - t->i, .ends = ends, .insn = *insn };
+	*call = (struct op_call){ .function = function, .block = place_of(t->bt, t->block),
+				  .page_offset = t->offset[t->i], .rest = t->count - t->i, .ends = ends, .insn = *insn };
 	flags_to_cpu(t);
 	emit_residence_leave(t);
 	emit_mov_imm(t->e, H_R10, (uintptr_t)call);

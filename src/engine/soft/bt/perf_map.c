@@ -18,10 +18,10 @@ void bt_write_perf_map(struct bt *bt)
 	fprintf(file, "%lx %lx nestor:cold\n", (unsigned long)(bt->cold_start + bt->cold.exec_offset),
 		(unsigned long)(bt->cold.p - bt->cold_start));
 	for (uint32_t i = 0; i < bt->in_order_count; i++) {
-		const struct block *b = bt->in_order[i];
+		const struct block *b = record_at(bt, bt->in_order[i]);
 		const char *level = b->key & MODE_NONROOT ? "L2" : "L1";
 
-		fprintf(file, "%lx %x %s:%s:%lx%s\n", (unsigned long)b->code_mem, b->code_size, level,
+		fprintf(file, "%lx %x %s:%s:%lx%s\n", (unsigned long)block_code_mem(bt, b), b->code_size, level,
 			b->linear ? "linear" : "physical", (unsigned long)(b->linear ? b->linear : b->gpa),
 			b->key & KEY_NO_GROUPS ? ":single" : b->key & KEY_ONE ? ":one" : "");
 	}

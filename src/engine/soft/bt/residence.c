@@ -95,8 +95,6 @@ static unsigned free_host(const struct uses *u)
 static void take_lodgers(struct translation *t, struct uses *u)
 {
 	static const uint8_t homeless[LODGERS_MAX] = { REG_R15, REG_R11, REG_R10 };
-	struct block *block = t->block;
-
 	for (unsigned i = 0; i < LODGERS_MAX; i++) {
 		unsigned guest = homeless[i], host = u->count[guest] ? free_host(u) : H_NONE;
 
@@ -105,7 +103,7 @@ static void take_lodgers(struct translation *t, struct uses *u)
 		use(u, residence_owner(host));
 		t->home[residence_owner(host)] = H_NONE;
 		t->home[guest] = host;
-		block->lodger[block->lodgers++] = (struct lodger){ .guest = guest, .host = host };
+		t->lodger[t->lodgers++] = (struct lodger){ .guest = guest, .host = host };
 	}
 }
 
@@ -113,6 +111,7 @@ void residence_plan(struct translation *t)
 {
 	struct uses u = { .lodging = true };
 
+	t->lodgers = 0;
 	for (unsigned guest = 0; guest < 16; guest++)
 		t->home[guest] = host_register(guest);
 	if (!t->code64 || t->careful || t->counted || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT) ||
@@ -127,8 +126,8 @@ void residence_plan(struct translation *t)
 
 void emit_residence_enter(struct translation *t)
 {
-	for (unsigned i = 0; i < t->block->lodgers; i++) {
-		struct lodger lodger = t->block->lodger[i];
+	for (unsigned i = 0; i < t->lodgers; i++) {
+		struct lodger lodger = t->lodger[i];
 
 		emit_store(t->e, in_cpu(CPU_GPR(residence_owner(lodger.host))), lodger.host);
 		emit_load(t->e, lodger.host, in_cpu(CPU_GPR(lodger.guest)));
@@ -137,8 +136,8 @@ void emit_residence_enter(struct translation *t)
 
 void emit_residence_leave(struct translation *t)
 {
-	for (unsigned i = 0; i < t->block->lodgers; i++) {
-		struct lodger lodger = t->block->lodger[i];
+	for (unsigned i = 0; i < t->lodgers; i++) {
+		struct lodger lodger = t->lodger[i];
 
 		emit_store(t->e, in_cpu(CPU_GPR(lodger.guest)), lodger.host);
 		emit_load(t->e, lodger.host, in_cpu(CPU_GPR(residence_owner(lodger.host))));

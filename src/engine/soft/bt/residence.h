@@ -22,7 +22,7 @@ struct lodger {
 
 /* The guest register of a host register between blocks; not for r10 and r11. */
 unsigned residence_owner(unsigned host);
-/* Fills t->home from the decoded instructions, and t->block->lodger where the block is a loop that needs some. */
+/* Fills t->home from the decoded instructions, and t->lodger where the block is a loop that needs some. */
 void residence_plan(struct translation *t);
 /* Emits the moves at the entry, and where something leaves. Flags and all other registers are kept. */
 void emit_residence_enter(struct translation *t);

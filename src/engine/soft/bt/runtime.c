@@ -62,9 +62,10 @@ struct before_op {
 static uint64_t way_on(struct cpu *cpu, const struct op_call *call, const struct before_op *before)
 {
 	struct bt *bt = cpu->bt;
+	const struct block *block = record_at(bt, call->block);
 
 	if (cpu->tune_off & (ENGINE_TUNE_OPS_GO_ON | ENGINE_TUNE_JUMP_CACHE) || cpu->clock != ENGINE_CLOCK_REAL ||
-	    call->block->key & ~(MODE_BITS | KEY_NO_GROUPS) || cpu->mode & MODE_STEP || !mode_has_jump_cache(cpu->mode))
+	    block->key & ~(MODE_BITS | KEY_NO_GROUPS) || cpu->mode & MODE_STEP || !mode_has_jump_cache(cpu->mode))
 		return 1;
 	if (cpu->shadow || cpu->event.valid || cpu->step_recheck || cpu->napping || cpu->activity != ACTIVITY_ACTIVE)
 		return 1;
@@ -89,6 +90,7 @@ uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 {
 	const struct before_op before = { cpu->mode, cpu->region, cpu->bt->link_resets };
 	const struct insn *insn = &call->insn;
+	const struct block *block = record_at(cpu->bt, call->block);
 	uint64_t expected;
 	uint8_t shadow = cpu->shadow;
 
@@ -105,7 +107,7 @@ uint64_t bt_run_op(struct cpu *cpu, struct op_call *call)
 		cpu->shadow = 0;
 	if (call->ends)
 		return way_on(cpu, call, &before);
-	if (cpu->next_rip != expected || call->block->dropped || must_look_up(cpu) ||
+	if (cpu->next_rip != expected || block->dropped || must_look_up(cpu) ||
 	    __builtin_expect(cpu->debugger && cpu->debugger->hit, 0))
 		return 1;
 	bt_take(cpu, call->rest - 1);

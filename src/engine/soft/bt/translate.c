@@ -90,11 +90,11 @@ static unsigned live_through(const struct insn *insn, const struct shape *shape,
 /* The block depends on bytes [first, end) of its page, which may lie apart from its own. */
 static void note_bytes_ahead(struct block *block, unsigned first, unsigned end)
 {
-	struct byte_range *last = &block->ahead[BLOCK_RANGES_AHEAD - 1];
+	struct byte_range *last = &block->ahead[BLOCK_RANGES_AHEAD - 1], own = block_own_bytes(block);
 
 	for (unsigned granule = first >> 6; granule <= (end - 1) >> 6; granule++)
 		block->granules |= 1ull << granule;
-	if (first >= block->own.first && end <= block->own.end)
+	if (first >= own.first && end <= own.end)
 		return;
 	for (unsigned i = 0; i < BLOCK_RANGES_AHEAD; i++) {
 		struct byte_range *range = &block->ahead[i];
@@ -521,7 +521,36 @@ static void note_bytes(struct translation *t)
 	/* What is not an instruction may be one with other bytes behind it. */
 	if (t->insn[t->count - 1].op == BT_UNDEFINED)
 		end = t->offset[t->count - 1] + INSN_MAX_LENGTH + 1;
-	t->block->own = (struct byte_range){ first, end };
+	t->block->own_end = end;
+}
+
+static bool note_sites(struct translation *t)
+{
+	struct native_sites *sites;
+
+	if (!t->site_count)
+		return true;
+	sites = bt_alloc(t->bt, sizeof(*sites) + t->site_count * sizeof(sites->site[0]));
+	if (!sites)
+		return false;
+	sites->count = t->site_count;
+	memcpy(sites->site, t->site, t->site_count * sizeof(sites->site[0]));
+	t->block->sites = place_of(t->bt, sites);
+	return true;
+}
+
+static bool note_lodgers(struct translation *t)
+{
+	struct block_extra *extra;
+
+	if (!t->lodgers)
+		return true;
+	extra = block_make_extra(t->bt, t->block);
+	if (!extra)
+		return false;
+	extra->lodgers = t->lodgers;
+	memcpy(extra->lodger, t->lodger, sizeof(extra->lodger));
+	return true;
 }
 
 /* LOCKs the record of what was emitted into the block. */
@@ -532,15 +561,18 @@ static bool finish(struct translation *t)
 
 	block->insn_count = t->count;
 	block->code_size = t->e->p - t->base_rw;
-	block->site_count = t->site_count;
-	if (t->site_count) {
-		block->site = bt_alloc(bt, t->site_count * sizeof(struct native_site));
-		if (!block->site)
-			return false;
-		for (unsigned i = 0; i < t->site_count; i++)
-			block->site[i] = t->site[i];
-	}
-	return !t->bt->e.overflow && !bt->cold.overflow;
+	return note_sites(t) && note_lodgers(t) && !bt->e.overflow && !bt->cold.overflow;
+}
+
+static bool note_second_page(struct translation *t, uint64_t gpa2)
+{
+	struct block_extra *extra = block_make_extra(t->bt, t->block);
+
+	if (!extra)
+		return false;
+	t->block->crosses_page = true;
+	extra->gpa2 = gpa2;
+	return true;
 }
 
 struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t key, const uint8_t *page,
@@ -548,39 +580,33 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 {
 	struct translation t;
 	struct emitter *e = &bt->e;
-	struct block *block = bt_alloc(bt, sizeof(*block));
 	uint8_t *used_up = NULL, *cold_rw;
+	struct block *block;
 
-	if (!block || e->end - e->p < BLOCK_BUFFER || bt->cold.end - bt->cold.p < BLOCK_BUFFER_ASIDE)
+	if (e->end - e->p < BLOCK_BUFFER || bt->cold.end - bt->cold.p < BLOCK_BUFFER_ASIDE)
 		return NULL;
-	*block = (struct block){ .gpa = gpa, .key = key, .linear = block_linear_key(linear) };
 	t.bt = bt;
 	t.e = e;
-	t.block = block;
 	t.key = key & ~KEY_NO_GROUPS;
 	t.single = key & KEY_NO_GROUPS;
 	t.code64 = key & MODE_CODE64;
 	t.careful = key & (KEY_CAREFUL | MODE_ALIGN) || (!t.code64 && !(key & MODE_FLAT && key & MODE_CODE32)) ||
 		    bt->cpu->tune_off & ENGINE_TUNE_FAST_TLB;
 	/* Non-flat segments in 32-bit code are seen per instruction. */
-	t.linear_known = t.code64 && block->linear;
+	t.linear_known = t.code64 && block_linear_key(linear);
 	t.counted = bt->cpu->clock == ENGINE_CLOCK_DETERMINISTIC;
 	t.linear = linear & PAGE_MASK;
 	t.count = t.stub_count = t.site_count = t.cold_count = 0;
 	decode_block(&t, page, gpa & (PAGE_SIZE - 1), key & (MODE_STEP | KEY_ONE) ? 1 : max_insns, second);
+	t.block = block = bt_alloc(bt, sizeof(*block) + (t.count ? count_links(&t) : 0) * sizeof(block->link[0]));
+	if (!block)
+		return NULL;
+	*block = (struct block){ .gpa = gpa, .key = key, .linear = block_linear_key(linear) };
 	if (t.count == 0)
 		return block; /* the first instruction runs into the next page: insn_count 0 says so */
 	note_bytes(&t);
-	if (second) {
-		block->crosses_page = true;
-		block->gpa2 = gpa2;
-	}
-	unsigned links = count_links(&t);
-
-	block->link = bt_alloc(bt, links * sizeof(struct block_link));
-	if (!block->link)
+	if (second && !note_second_page(&t, gpa2))
 		return NULL;
-	memset(block->link, 0, links * sizeof(struct block_link));
 	compute_liveness(&t, page);
 	plan_groups(&t);
 	residence_plan(&t);
@@ -588,21 +614,20 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	e->overflow = bt->cold.overflow = false;
 	t.base_rw = e->p;
 	cold_rw = bt->cold.p;
-	block->code_mem = emit_exec(e);
+	block->code_mem = e->p - bt->code_rw;
 	if (t.counted) {
 		emit_op(e, true, 0x81, 5, in_cpu(CPU_FIELD(budget))); /* sub */
 		emit32(e, t.count);
 		used_up = emit_branch_later(e, CC_S);
-		block->code = block->code_mem;
 		t.flags = FLAGS_CPU;
 	} else {
 		if (t.live_before[0])
 			flags_emit_restore(e, H_R10);
-		block->code = emit_exec(e);
+		block->flags_restore = e->p - t.base_rw;
 		t.flags = FLAGS_HOST;
 	}
 	emit_residence_enter(&t);
-	t.loop = block->lodgers ? emit_exec(e) : NULL;
+	t.loop = t.lodgers ? emit_exec(e) : NULL;
 	t.r10_slot = NO_GROUP;
 	for (t.i = 0; t.i < t.count; t.i++) {
 		bool careful = t.careful;

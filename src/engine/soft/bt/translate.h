@@ -51,6 +51,8 @@ struct translation {
 	bool linear_known;
 	unsigned count;
 	uint8_t home[16]; /* the host register of each guest register; H_NONE: it is in struct cpu */
+	uint8_t lodgers; /* residence.h */
+	struct lodger lodger[LODGERS_MAX];
 	uint8_t *loop; /* executable: where the block's branches to its own start lead; NULL: out of it, as any other */
 	struct insn insn[BLOCK_MAX_INSNS];
 	struct shape shape[BLOCK_MAX_INSNS]; /* where op is BT_NATIVE; copies, for the memo forgets */

@@ -204,6 +204,7 @@ struct cpu {
 	void *return_bottom; /* … where that stack is empty */
 	void *code_table;    /* bt/code_table.h */
 	void *records;       /* bt/: what bt_alloc allocates from */
+	void *code;          /* bt/: the code memory, executable */
 	uint8_t bounce[128] __attribute__((aligned(64))); /* bt/: memory operands that cannot be direct */
 
 	/* ---- other threads: atomic access only ---- */
