@@ -425,11 +425,9 @@ static void invlpg_in_a_large_page_removes_every_piece(void **state)
 
 static struct jump_entry *jump_fill(enum tlb_class class, uint64_t rip)
 {
-	struct jump_entry *entry = &cpu->region->tables.jump[class][jump_slot_of(rip)];
-
 	tlb_fetch(cpu, GLA(rip));
-	entry->rip = rip;
-	return entry;
+	tlb_fill_jump(&cpu->region->tables, class, rip, NULL);
+	return &cpu->region->tables.jump[class][jump_slot_of(rip)];
 }
 
 static void jump_caches_go_when_their_mapping_may_have_changed(void **state)
@@ -480,6 +478,15 @@ static void jump_caches_go_when_their_mapping_may_have_changed(void **state)
 	assert_int_equal(kernel->rip, 0x1010);
 	tlb_flush_jumps(cpu, true);
 	assert_int_equal(kernel->rip, ~0ull);
+
+	/* As many as are emptied one by one, and more. */
+	for (unsigned count = TLB_LOG_MAX - 1; count <= TLB_LOG_MAX + 3; count++) {
+		for (unsigned i = 0; i < count; i++)
+			jump_fill(TLB_USER, 0x2000 + i);
+		tlb_flush_jumps(cpu, false);
+		for (unsigned slot = 0; slot < JUMP_CACHE_SLOTS; slot++)
+			assert_int_equal(cpu->region->tables.jump[TLB_USER][slot].rip, jump_entry_empty(slot));
+	}
 }
 
 /* ---- nested paging ---- */

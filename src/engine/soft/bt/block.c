@@ -135,6 +135,7 @@ void block_insert(struct bt *bt, struct block *block)
 }
 
 static const uint32_t slots_of_table[LINK_TABLES] = { 0, CONTEXT_LINKS, GLOBAL_LINKS, GLOBAL_LINKS };
+_Static_assert(CONTEXT_LINKS <= UINT16_MAX + 1 && GLOBAL_LINKS <= UINT16_MAX + 1, "block_link.index and the logs");
 
 static bool has_slot(const struct block_link *link)
 {
@@ -232,7 +233,12 @@ void bt_reset_links(struct cpu *cpu, struct tlb_tables *tables)
 	if (!bt || !bt->stub[LINK_CONTEXT])
 		return;
 	bt->link_resets++;
-	memcpy(tables->link, bt->stub[LINK_CONTEXT], bt->slots_used[LINK_CONTEXT] * sizeof(void *));
+	if (tables->link_log.count > TLB_LOG_MAX)
+		memcpy(tables->link, bt->stub[LINK_CONTEXT], bt->slots_used[LINK_CONTEXT] * sizeof(void *));
+	else
+		for (unsigned i = 0; i < tables->link_log.count; i++)
+			tables->link[tables->link_log.index[i]] = bt->stub[LINK_CONTEXT][tables->link_log.index[i]];
+	tables->link_log.count = 0;
 }
 
 void bt_reset_global_links(struct cpu *cpu, bool nonroot)
@@ -288,10 +294,14 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 		link->next = to->incoming;
 		to->incoming = place_of(bt, link);
 	}
-	if (link->table == LINK_CONTEXT)
-		bt->cpu->region->tables.link[link->index] = code;
-	else
+	if (link->table == LINK_CONTEXT) {
+		struct tlb_tables *tables = &bt->cpu->region->tables;
+
+		tables->link[link->index] = code;
+		tlb_log_add(&tables->link_log, link->index);
+	} else {
 		point_link(bt, link, code);
+	}
 }
 
 void block_connect_single(struct bt *bt, struct block *block)

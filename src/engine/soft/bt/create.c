@@ -44,6 +44,7 @@ static void *map_anonymous(size_t size)
 }
 
 #define HUGE_PAGE (2ul << 20)
+#define LINK_SLOTS (CONTEXT_LINKS > GLOBAL_LINKS ? CONTEXT_LINKS : GLOBAL_LINKS) /* of any link table */
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -162,8 +163,8 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->aliased = map_anonymous(bt->page_count / 8 + 1);
 	bt->shapes = shape_cache_create(cpu->model);
 	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++) {
-		bt->stub[table] = map_anonymous(GLOBAL_LINKS * sizeof(void *));
-		bt->slot_free[table] = map_anonymous(GLOBAL_LINKS * sizeof(uint16_t));
+		bt->stub[table] = map_anonymous(LINK_SLOTS * sizeof(void *));
+		bt->slot_free[table] = map_anonymous(LINK_SLOTS * sizeof(uint16_t));
 		has_tables = has_tables && bt->stub[table] && bt->slot_free[table];
 	}
 	if (!bt->arena || !bt->in_order || !bt->code_table || !bt->pages || !bt->seen || !bt->aliased || !bt->shapes ||
@@ -204,8 +205,8 @@ void bt_destroy(struct cpu *cpu)
 	unmap(bt->aliased, bt->page_count / 8 + 1);
 	unmap(bt->pages, bt->page_count * sizeof(*bt->pages));
 	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++) {
-		unmap(bt->stub[table], GLOBAL_LINKS * sizeof(void *));
-		unmap(bt->slot_free[table], GLOBAL_LINKS * sizeof(uint16_t));
+		unmap(bt->stub[table], LINK_SLOTS * sizeof(void *));
+		unmap(bt->slot_free[table], LINK_SLOTS * sizeof(uint16_t));
 	}
 	unmap(bt->code_rw, bt->code_size);
 	unmap(bt->code_exec, bt->code_size);

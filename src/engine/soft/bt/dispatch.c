@@ -147,11 +147,9 @@ static bool second_page_holds(struct cpu *cpu, struct block *block, uint64_t lin
 	return tlb_fetch(cpu, GLA(next_linear))->gpa == block_gpa2(cpu->bt, block);
 }
 
-static struct jump_entry *jump_slot(struct cpu *cpu)
+static const struct jump_entry *jump_slot(const struct cpu *cpu)
 {
-	enum tlb_class class = MODE_CLASS(cpu->mode);
-
-	return &cpu->region->tables.jump[class][jump_slot_of(cpu->rip)];
+	return &cpu->region->tables.jump[MODE_CLASS(cpu->mode)][jump_slot_of(cpu->rip)];
 }
 
 static bool may_cache(const struct cpu *cpu, const struct block *block)
@@ -271,10 +269,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		bt->single.patch = 0;
 	}
 	if (may_cache(cpu, block)) {
-		struct jump_entry *entry = jump_slot(cpu);
-
-		entry->rip = cpu->rip;
-		entry->code = block_code_mem(bt, block);
+		tlb_fill_jump(&cpu->region->tables, MODE_CLASS(cpu->mode), cpu->rip, block_code_mem(bt, block));
 		code_table_enter(bt, block);
 	}
 	if (link && bt->flushes == flushes && !one && !block->transient && !(cpu->mode & MODE_STEP) &&

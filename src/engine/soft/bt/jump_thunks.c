@@ -79,17 +79,30 @@ static void emit_mark_used(struct emitter *e, enum tlb_class class)
 	emit8(e, 1);
 }
 
-/* The offset of jump_slot_of(r11), into reg. */
+/* tlb_log_add() of the index in reg, by way of `free`. `log`: its offset in the region. */
+static void emit_log(struct emitter *e, int32_t log, unsigned reg, unsigned free)
+{
+	int32_t count = log + (int32_t)offsetof(struct tlb_log, count), index = log + (int32_t)offsetof(struct tlb_log, index);
+	uint8_t *full;
+
+	emit_load32(e, free, in_cpu(count));
+	emit_op(e, false, 0x81, 7, in_reg(free)); /* cmp */
+	emit32(e, TLB_LOG_MAX);
+	full = emit_branch_later(e, CC_A);
+	emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, reg,
+		  (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = free, .scale = 1, .disp = index });
+	emit_op(e, false, 0xff, 0, in_cpu(count)); /* inc */
+	emit_patch_here(e, full);
+}
+
+/* The offset of jump_slot_of(r11), in its table, into reg. */
 static void emit_jump_slot(struct emitter *e, unsigned reg)
 {
-	_Static_assert(sizeof(struct jump_entry) == 16, "indexed by a shift");
+	_Static_assert(sizeof(struct jump_entry) == 1 << JUMP_HASH_SHIFT, "one shift for the hash and the index");
 	emit_op(e, false, 0x8b, reg, in_reg(H_R11));
-	emit_op(e, false, 0xc1, RIGHT, in_reg(reg));
-	emit8(e, JUMP_HASH_SHIFT);
+	emit_shift(e, LEFT, reg, JUMP_HASH_SHIFT);
 	emit_op(e, false, 0x33, reg, in_reg(H_R11));
-	emit_and(e, false, reg, JUMP_CACHE_SLOTS - 1);
-	emit_op(e, false, 0xc1, LEFT, in_reg(reg));
-	emit8(e, 4);
+	emit_and(e, false, reg, (JUMP_CACHE_SLOTS - 1) << JUMP_HASH_SHIFT);
 }
 
 /* r11: the target rip, in this class. The flags are in struct cpu. */
@@ -120,6 +133,8 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 		emit_mark_used(e, class);
 		emit_and(e, true, H_R11, (uint32_t)PAGE_MASK);
 		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+		emit_shift(e, RIGHT, H_RAX, JUMP_HASH_SHIFT);
+		emit_log(e, JUMP_LOG(class), H_RAX, H_R11);
 		emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
 		emit_jmp_reg(e, H_R10);
 		for (unsigned i = 0; i < MISSES; i++)
@@ -208,6 +223,7 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R11, offsetof(struct block_link, index))); /* movzx */
 	emit_store(e, (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_R11, .scale = 3, .disp = LINK_TABLE }, H_RAX);
 	emit_mark_used(e, class);
+	emit_log(e, LINK_LOG, H_R11, H_RAX);
 	emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
 	emit_jmp_reg(e, H_R10);
 

@@ -136,6 +136,8 @@ static inline struct emitter *emit_main_line(struct translation *t)
 #define WINDOW(class, field) ((int32_t)(offsetof(struct tlb_region, tables.stack) + (class) * sizeof(struct stack_window) + \
 					offsetof(struct stack_window, field)))
 #define JUMP_MODE(class)   ((int32_t)(offsetof(struct tlb_region, tables.jump_mode) + (class) * sizeof(uint32_t)))
+#define JUMP_LOG(class)	   ((int32_t)(offsetof(struct tlb_region, tables.jump_log) + (class) * sizeof(struct tlb_log)))
+#define LINK_LOG	   ((int32_t)offsetof(struct tlb_region, tables.link_log))
 #define LINK_TABLE	   ((int32_t)offsetof(struct tlb_region, tables.link))
 #define JUMP_TABLE(class)  ((int32_t)(offsetof(struct tlb_region, tables.jump) + (class) * sizeof(struct jump_entry) * JUMP_CACHE_SLOTS))
 

@@ -56,15 +56,23 @@ static struct cpu *cpu_of(const struct tlb_context *context)
 
 static void empty_jump_class(struct tlb_context *context, unsigned class)
 {
-	struct jump_entry *entry = context->region->tables.jump[class];
+	struct tlb_tables *tables = &context->region->tables;
+	struct jump_entry *entry = tables->jump[class];
+	struct tlb_log *log = &tables->jump_log[class];
 
-	if (!context->region->tables.jump_used[class])
+	if (!tables->jump_used[class])
 		return;
-	context->region->tables.jump_used[class] = false;
-	bt_reset_links(cpu_of(context), &context->region->tables);
-	/* Guests do jump to FFFFFFFF_FFFFFFFFH, so the slot of that rip is empty by another. */
-	memset(entry, 0xff, JUMP_CACHE_SLOTS * sizeof(*entry));
-	entry[jump_slot_of(~0ull)].rip = jump_entry_empty(jump_slot_of(~0ull));
+	tables->jump_used[class] = false;
+	bt_reset_links(cpu_of(context), tables);
+	if (log->count <= TLB_LOG_MAX) {
+		for (unsigned i = 0; i < log->count; i++)
+			entry[log->index[i]].rip = jump_entry_empty(log->index[i]);
+	} else {
+		/* Guests do jump to FFFFFFFF_FFFFFFFFH, so the slot of that rip is empty by another. */
+		memset(entry, 0xff, JUMP_CACHE_SLOTS * sizeof(*entry));
+		entry[jump_slot_of(~0ull)].rip = jump_entry_empty(jump_slot_of(~0ull));
+	}
+	log->count = 0;
 }
 
 static void empty_jumps(struct tlb_context *context)
@@ -384,8 +392,10 @@ void tlb_context_init(struct tlb_context *context, struct tlb_region *region)
 	for (unsigned array = 0; array < TLB_ARRAYS; array++)
 		entries_of(context, array)[0].page = tlb_entry_empty(0);
 	/* The jump caches are emptied (set to all ones) when the context is first used. */
-	for (unsigned class = 0; class < TLB_CLASSES; class ++)
+	for (unsigned class = 0; class < TLB_CLASSES; class ++) {
 		context->region->tables.jump_used[class] = true;
+		context->region->tables.jump_log[class].count = TLB_LOG_MAX + 1;
+	}
 	context->pending = PENDING_ALL;
 	context->pending_jumps = true;
 }

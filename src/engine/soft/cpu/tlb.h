@@ -31,7 +31,7 @@ struct cpu;
 #define JUMP_HASH_SHIFT  4
 #define FETCH_SLOTS      1024
 #define CPU_AREA_SIZE    (576 * 1024) /* bytes of struct cpu's alias at the start of each region */
-#define CONTEXT_LINKS    32768 /* direct branches out of a page, per context */
+#define CONTEXT_LINKS    65536 /* direct branches out of a page, per context */
 #define GLOBAL_LINKS     32768 /* the same between global pages, in struct cpu: of root operation, of a guest */
 #define TLB_CONTEXTS     16
 
@@ -63,6 +63,23 @@ struct jump_entry {
 };
 
 /*
+ * Which entries of a table were filled since it was emptied: most address spaces fill a few hundred, and to empty those
+ * costs less than to empty all. count: TLB_LOG_MAX + 1 where there were more.
+ */
+#define TLB_LOG_MAX 2047
+
+struct tlb_log {
+	uint32_t count;
+	uint16_t index[TLB_LOG_MAX + 1];
+};
+
+static inline void tlb_log_add(struct tlb_log *log, unsigned index)
+{
+	if (log->count <= TLB_LOG_MAX)
+		log->index[log->count++] = index;
+}
+
+/*
  * The page of the last access off the stack pointer, a copy of an entry of write[]: translated code compares with it
  * instead of looking its slot up. `positions`: at how many offsets of the page an access may begin that reaches
  * no further than STACK_REACH(i) bytes; 0 where the entry is gone. base and addend then stay what they were.
@@ -83,6 +100,7 @@ struct tlb_tables {
 	struct fetch_entry fetch[TLB_CLASSES][FETCH_SLOTS];
 	/* bt/: where a direct branch to another page leads in this context. Reset with the jump caches. */
 	void *link[CONTEXT_LINKS];
+	struct tlb_log jump_log[TLB_CLASSES], link_log;
 	struct stack_window stack[TLB_CLASSES];
 	/* A class's jump cache or links may hold something to empty. Also set by translated code. */
 	uint8_t jump_used[TLB_CLASSES];
@@ -98,6 +116,14 @@ struct tlb_region {
 static inline unsigned jump_slot_of(uint64_t rip)
 {
 	return (rip ^ rip >> JUMP_HASH_SHIFT) & (JUMP_CACHE_SLOTS - 1);
+}
+
+static inline void tlb_fill_jump(struct tlb_tables *tables, enum tlb_class class, uint64_t rip, void *code)
+{
+	unsigned slot = jump_slot_of(rip);
+
+	tables->jump[class][slot] = (struct jump_entry){ rip, code };
+	tlb_log_add(&tables->jump_log[class], slot);
 }
 
 /* What an empty slot holds: a rip of another one. */
