@@ -101,13 +101,32 @@ void block_settle_pages(struct bt *bt)
 	}
 }
 
-static void add_to_page(struct bt *bt, struct block *block, uint64_t page, bool second)
+/*
+ * The granules of the page that the block depends on. An instruction reaches at most 14 bytes into the second page: its
+ * first granule.
+ */
+static uint64_t granules_in(const struct bt *bt, const struct block *block, uint64_t page)
+{
+	const struct block_extra *extra = record_at(bt, block->extra);
+	uint64_t granules;
+
+	if (block_is_second_page(bt, block, page))
+		return 1;
+	if (extra && extra->granules)
+		return extra->granules;
+	granules = range_granules(block_own_bytes(block));
+	for (unsigned i = 0; i < BLOCK_RANGES_AHEAD; i++)
+		granules |= range_granules(block->ahead[i]);
+	return block->crosses_page && block_gpa2(bt, block) >> PAGE_SHIFT == page ? granules | 1 : granules;
+}
+
+static void add_to_page(struct bt *bt, struct block *block, uint64_t page)
 {
 	struct page_info *info = &bt->pages[page];
 
 	*block_next_in_page(bt, block, page) = info->blocks;
 	info->blocks = place_of(bt, block);
-	set_granules(info, info->granules | (second ? 1 : block->granules));
+	set_granules(info, info->granules | granules_in(bt, block, page));
 }
 
 /* Is it in the lists of two pages? */
@@ -126,12 +145,9 @@ void block_insert(struct bt *bt, struct block *block)
 	block->slot_next = *first;
 	*first = (struct block_ref){ .at = place_of(bt, block), .tag = tag_of(block->gpa, block->key, block->linear),
 				     .more = first->at != 0 };
-	/* An instruction reaches at most 14 bytes into the second page: its first granule. */
-	if (block->crosses_page && !has_second_page(bt, block))
-		block->granules |= 1;
-	add_to_page(bt, block, block->gpa >> PAGE_SHIFT, false);
+	add_to_page(bt, block, block->gpa >> PAGE_SHIFT);
 	if (has_second_page(bt, block))
-		add_to_page(bt, block, block_gpa2(bt, block) >> PAGE_SHIFT, true);
+		add_to_page(bt, block, block_gpa2(bt, block) >> PAGE_SHIFT);
 }
 
 static const uint32_t slots_of_table[LINK_TABLES] = { 0, CONTEXT_LINKS, GLOBAL_LINKS, GLOBAL_LINKS };
@@ -352,15 +368,20 @@ static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
 static void unlink_outgoing(struct bt *bt, struct block_link *link)
 {
 	struct block *to = record_at(bt, link->to);
-	record_place *next, place = place_of(bt, link);
+	record_place place = place_of(bt, link);
+	struct block_link *before;
 
 	if (!to)
 		return;
-	next = &to->incoming;
-	while (*next && *next != place)
-		next = &((struct block_link *)record_at(bt, *next))->next;
-	if (*next)
-		*next = link->next;
+	before = record_at(bt, to->incoming);
+	if (before == link) {
+		to->incoming = link->next;
+	} else {
+		while (before && before->next != place)
+			before = record_at(bt, before->next);
+		if (before)
+			before->next = link->next;
+	}
 	link->to = 0;
 }
 
@@ -485,7 +506,7 @@ static void drop_blocks(struct bt *bt, uint64_t page, uint64_t hit, unsigned fir
 	if (!(bt->pages[page].granules & hit))
 		return;
 	for (struct block *b = record_at(bt, bt->pages[page].blocks); b; b = next) {
-		uint64_t mine = block_is_second_page(bt, b, page) ? 1 : b->granules;
+		uint64_t mine = granules_in(bt, b, page);
 
 		next = record_at(bt, *block_next_in_page(bt, b, page));
 		if (mine & hit && depends_on(bt, b, page, first, end)) {

@@ -221,12 +221,14 @@ static inline uint32_t link_key(const struct block_link *link)
 
 static inline uint8_t *link_patch(const struct bt *bt, const struct block_link *link)
 {
-	return bt->code_rw + link->patch;
+	const struct block *from = link_from(link);
+
+	return bt->code_rw + (link->patch_aside ? from->aside : from->code_mem) + link->patch;
 }
 
 static inline uint8_t *link_stub(const struct bt *bt, const struct block_link *link)
 {
-	return bt->code_exec + link->stub;
+	return bt->code_exec + link_from(link)->aside + link->stub;
 }
 
 /* All blocks keyed by linear address: upper half, whose translations embed it. */

@@ -16,15 +16,16 @@
 #include "util/error.h"
 
 /*
- * A compiler's run leaves about 57 MiB of main lines, 21 MiB aside and 55 MiB of records: more than this holds, so that
- * the process stays under 160 MB above the guest's RAM. --tune code-memory=96M holds it all.
+ * A compiler's run leaves about 52 MiB of main lines, 26 MiB aside and 25 MiB of records: more than this holds. --tune
+ * code-memory=96M holds it all.
  */
 #define CODE_SIZE	(64u << 20)
 #define MAIN_OF(code)	((code) / 16 * 12)
-#define ARENA_OF(code)	((code) / 16 * 11) /* bytes of block records beside so much code */
+#define ARENA_OF(code)	((code) / 16 * 7) /* bytes of block records beside so much code */
 #define BLOCKS_OF(code) ((code) / 192)
 #define SEEN_SIZE(bt)	((bt)->page_count * TLB_CONTEXTS * 2 * sizeof(uint64_t)) /* touched for code only */
 
+_Static_assert(ARENA_OF((uint64_t)ENGINE_CODE_MEMORY_MAX) / RECORD_UNIT <= 1ull << LINK_TO_BITS, "places fit into links");
 _Static_assert(MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER + (12u << 10) &&
 	       ENGINE_CODE_MEMORY_MIN - MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER_ASIDE + (4u << 10),
 	       "room for the thunks and a few blocks");
@@ -225,7 +226,8 @@ void bt_set_gs_by_system_call(void *base)
 
 static const struct native_site *site_at(const struct bt *bt, const struct block *block, const uint8_t *address)
 {
-	const struct native_sites *sites = record_at(bt, block->sites);
+	const struct block_extra *extra = record_at(bt, block->extra);
+	const struct native_sites *sites = extra ? record_at(bt, extra->sites) : NULL;
 
 	for (uint32_t i = 0; sites && i < sites->count; i++)
 		if (block_code_mem(bt, block) + sites->site[i].code_offset == address)

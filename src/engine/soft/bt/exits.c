@@ -118,9 +118,13 @@ static struct block_link *new_link(struct translation *t, int64_t target)
 	return link;
 }
 
-static uint32_t code_offset(const struct translation *t, const uint8_t *at_rw)
+/* The link's rel32 stands there. */
+static void set_patch(const struct translation *t, struct block_link *link, const uint8_t *at_rw)
 {
-	return at_rw - t->bt->code_rw;
+	const uint8_t *aside = t->bt->code_rw + t->block->aside;
+
+	link->patch_aside = at_rw >= aside;
+	link->patch = at_rw - (link->patch_aside ? aside : t->base_rw);
 }
 
 /*
@@ -129,7 +133,7 @@ static uint32_t code_offset(const struct translation *t, const uint8_t *at_rw)
  */
 static void emit_link_stub(struct translation *t, struct block_link *link, uint8_t *const thunk[FLAGS_PLACES])
 {
-	link->stub = code_offset(t, t->e->p);
+	link->stub = t->e->p - (t->bt->code_rw + t->block->aside);
 	emit_mov_imm(t->e, H_R10, (uint8_t *)link - t->bt->arena_start);
 	emit_jmp(t->e, thunk[t->flags]);
 }
@@ -175,7 +179,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	}
 	for (unsigned i = 0; i < sizeof(nop); i++)
 		emit8(e, nop[i]);
-	link->patch = code_offset(t, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
+	set_patch(t, link, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
 	if (call)
 		emit_return_point(t);
 	enum flags_place at_branch = t->flags;
@@ -260,7 +264,7 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, e
 	link->flags_in_cpu = t->flags == FLAGS_CPU;
 	if (call)
 		emit_push_entry(t);
-	link->patch = code_offset(t, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
+	set_patch(t, link, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
 	if (call)
 		emit_return_point(t);
 	e = emit_aside(t);
@@ -348,9 +352,9 @@ static void emit_loop_branch(struct translation *t, unsigned condition, struct c
 	} else if (t->lodgers) {
 		cold->from = emit_branch_later(e, CC_NE);
 		emit_residence_leave(t);
-		cold->link->patch = code_offset(t, emit_branch_later(e, CC_ALWAYS));
+		set_patch(t, cold->link, emit_branch_later(e, CC_ALWAYS));
 	} else {
-		cold->link->patch = code_offset(t, emit_branch_later(e, CC_E));
+		set_patch(t, cold->link, emit_branch_later(e, CC_E));
 		cold->from = emit_branch_later(e, CC_ALWAYS);
 	}
 	if (cold->link)
@@ -389,7 +393,7 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 	}
 	cold->from = emit_branch_later(e, condition);
 	if (cold->link && !t->lodgers)
-		cold->link->patch = code_offset(t, cold->from);
+		set_patch(t, cold->link, cold->from);
 }
 
 static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
@@ -408,7 +412,7 @@ static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
 	} else if (cold->link) {
 		emit_residence_leave(t);
 		if (!cold->link->patch)
-			cold->link->patch = code_offset(t, emit_branch_later(e, CC_ALWAYS));
+			set_patch(t, cold->link, emit_branch_later(e, CC_ALWAYS));
 		emit_patch_here(e, link_patch(t->bt, cold->link));
 		emit_link_stub(t, cold->link, t->bt->leave);
 	} else {

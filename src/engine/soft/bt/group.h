@@ -41,14 +41,4 @@ struct access_group {
 /* Fills t->group and t->group_of from the decoded instructions. */
 void plan_groups(struct translation *t);
 
-/* What the slow path of a leader needs. */
-struct group_access {
-	uint32_t page; /* guest-physical page number of the instruction */
-	uint16_t page_offset, range, leader_distance /* from the range's start */;
-	uint8_t leader_size, rest;
-	uint8_t leader_use : 2, use : 2, segment : 3;
-	bool flags_dead : 1;
-	bool in_window : 1; /* the others find the addend in the stack window */
-};
-
 #endif

@@ -164,11 +164,22 @@ static void emit_leave_thunks(struct bt *bt)
 	}
 }
 
+#define LINK_TARGET  ((int32_t)offsetof(struct block_link, index) + 2)
+#define LINK_TO_MASK ((1u << LINK_TO_BITS) - 1)
+
+/* Compares bits of the first word of the link in reg: equal where all are 0. */
+static void emit_test_link(struct emitter *e, unsigned reg, uint32_t bits)
+{
+	emit_op(e, false, 0xf7, 0, at(reg, 0));
+	emit32(e, bits);
+}
+
 /* r11: a link that leads somewhere. Leaves the record of its successor in rax. */
 static void emit_link_to(struct emitter *e)
 {
 	_Static_assert(RECORD_UNIT == 8, "a shift by 3");
-	emit_load32(e, H_RAX, at(H_R11, offsetof(struct block_link, to)));
+	emit_load32(e, H_RAX, at(H_R11, 0));
+	emit_and(e, false, H_RAX, LINK_TO_MASK);
 	emit_shift(e, LEFT, H_RAX, 3);
 	emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(records)));
 }
@@ -194,15 +205,17 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 		return;
 	}
 	leave[0] = emit_kicked(e);
-	emit_op(e, false, 0x80, 7, at(H_R10, offsetof(struct block_link, table))); /* cmp byte */
-	emit8(e, LINK_CONTEXT);
+	emit_load32(e, H_R11, at(H_R10, 0));
+	emit_and(e, false, H_R11, LINK_TABLE_MASK << LINK_TABLE_SHIFT);
+	emit_op(e, false, 0x81, 7, in_reg(H_R11)); /* cmp */
+	emit32(e, LINK_CONTEXT << LINK_TABLE_SHIFT);
 	leave[1] = emit_branch_later(e, CC_NE);
-	emit_op(e, false, 0x83, 7, at(H_R10, offsetof(struct block_link, to)));
-	emit8(e, 0);
+	emit_test_link(e, H_R10, LINK_TO_MASK);
 	leave[2] = emit_branch_later(e, CC_E);
 	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_RAX);
 	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R10);
-	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R10, offsetof(struct block_link, target))); /* movzx */
+	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R10, LINK_TARGET)); /* movzx */
+	emit_and(e, false, H_R11, PAGE_SIZE - 1); /* `target` has the lower bits */
 	emit_op(e, true, 0x03, H_R11, in_cpu(CPU_FIELD(rip_page)));
 	emit_store(e, in_cpu(CPU_FIELD(rip)), H_R11);
 	emit_find_code(e, class, miss);
@@ -213,8 +226,7 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_op(e, true, 0x3b, H_R10, in_reg(H_RAX));
 	uint8_t *other = emit_branch_later(e, CC_NE);
 
-	emit_op(e, false, 0x80, 7, at(H_R11, offsetof(struct block_link, flags_in_cpu)));
-	emit8(e, 0);
+	emit_test_link(e, H_R11, LINK_FLAGS_IN_CPU);
 	in_cpu_already = emit_branch_later(e, CC_NE);
 	emit_link_to(e);
 	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb6 }, H_RAX, at(H_RAX, offsetof(struct block, flags_restore)));

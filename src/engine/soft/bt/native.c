@@ -340,9 +340,10 @@ static struct place emit_group_lookup(struct translation *t, const struct insn *
 		e->overflow = true;
 		return at(H_R10, 0);
 	}
-	*access = (struct group_access){ .page = t->block->gpa >> PAGE_SHIFT, .page_offset = t->offset[t->i], .range = range,
+	*access = (struct group_access){ .page_offset = t->offset[t->i], .range = range,
 					 .leader_distance = insn->displacement - low, .leader_size = size,
-					 .leader_use = use, .use = group->use, .segment = insn->segment,
+					 .leader_use = use, .use = group->use,
+					 .behind = place_of(t->bt, access) - place_of(t->bt, t->block),
 					 .rest = t->count - t->i, .flags_dead = t->flags == FLAGS_DEAD,
 					 .in_window = group->slot == GROUP_WINDOW };
 	base = use_guest_register(t, insn->base, H_R11);

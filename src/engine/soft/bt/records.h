@@ -30,20 +30,31 @@ typedef uint32_t record_place;
 /* Where code is, in bytes from the start of the code memory. */
 typedef uint32_t code_place;
 
+/* Bits of the first word of struct block_link, for translated code. */
+#define LINK_TO_BITS      26
+#define LINK_TABLE_SHIFT  LINK_TO_BITS
+#define LINK_TABLE_MASK   7u
+#define LINK_FLAGS_IN_CPU (1u << 29)
+
 /* A direct exit of a block, patched to its successor. */
 struct block_link {
-	record_place to, next; /* its successor; the next one in to->incoming */
-	code_place patch;      /* where its rel32 is */
-	code_place stub;       /* where it leads while unlinked */
-	uint16_t target;       /* byte offset in its page */
-	uint16_t index;        /* in the table */
-	uint8_t table;         /* LINK_*: how it leads there */
-	bool flags_in_cpu;     /* enter the successor by code_mem */
-	uint8_t number;        /* of its block's exits */
-	uint8_t class : 2;     /* of the mode key at the exit */
-	bool call : 1;         /* a host call: code that behind it goes on after a return */
-	bool global : 1;       /* LINK_FAR: may become LINK_GLOBAL or LINK_GUEST */
+	record_place to : LINK_TO_BITS; /* its successor */
+	uint32_t table : 3;       /* LINK_*: how it leads there */
+	uint32_t flags_in_cpu : 1; /* enter the successor by code_mem */
+	uint32_t patch_aside : 1; /* `patch` counts from the start of the block's code aside, not from code_mem */
+	record_place next : LINK_TO_BITS; /* in to->incoming */
+	uint32_t number : 4;      /* of its block's exits */
+	uint16_t patch;           /* where its rel32 is; 0: not emitted yet */
+	uint16_t stub;            /* where it leads while unlinked, from the start of the block's code aside */
+	uint16_t index;           /* in the table */
+	uint16_t target : 12;     /* byte offset in its page */
+	uint16_t class : 2;       /* of the mode key at the exit */
+	uint16_t call : 1;        /* a host call: code that behind it goes on after a return */
+	uint16_t global : 1;      /* LINK_FAR: may become LINK_GLOBAL or LINK_GUEST */
 };
+
+#define BLOCK_LINKS_MAX 16 /* numbers of 4 bits */
+_Static_assert(BLOCK_SIDE_EXITS + 1 /* the last branch */ + 2 <= BLOCK_LINKS_MAX, "a block's end has two exits at most");
 
 enum {
 	LINK_PATCHED, /* within the page: the branch itself is patched */
@@ -70,6 +81,14 @@ struct native_site {
 struct native_sites {
 	uint32_t count;
 	struct native_site site[];
+};
+
+/* What the slow path of a group's leader needs (group.h). */
+struct group_access {
+	uint64_t page_offset : 12, range : 11, leader_distance : 10 /* from the range's start */, leader_size : 8;
+	uint64_t rest : 6, leader_use : 2, use : 2, flags_dead : 1;
+	uint64_t in_window : 1; /* the others find the addend in the stack window */
+	uint64_t behind : 11;   /* the block's record stands so many units before this one */
 };
 
 /* A call from translated code to an op. */
@@ -108,8 +127,10 @@ struct single_way {
 /* What few blocks have. */
 struct block_extra {
 	uint64_t gpa2;            /* of a block that crosses pages: the second one's */
+	uint64_t granules;        /* it depends on just these, where its ranges say more; else 0 */
 	record_place page2_next;  /* … the next one in that page's list */
 	record_place single_ways; /* of a block without groups */
+	record_place sites;       /* struct native_sites */
 	uint8_t lodgers;          /* residence.h */
 	struct lodger lodger[LODGERS_MAX];
 };
@@ -117,13 +138,12 @@ struct block_extra {
 struct block {
 	uint64_t gpa;    /* of its first byte */
 	uint64_t linear; /* of its first byte; 0 where the block is position-independent */
-	uint64_t granules; /* of its page that it depends on */
 	struct block_ref slot_next;
 	uint32_t key;
 	code_place code_mem; /* its first byte: the entry with the flags in struct cpu */
+	code_place aside;    /* what stands apart from its main line */
 	record_place page_next;
 	record_place incoming; /* the first link that leads here */
-	record_place sites;    /* struct native_sites */
 	record_place extra;    /* struct block_extra */
 	struct byte_range ahead[BLOCK_RANGES_AHEAD]; /* bytes besides its own that its flags depend on */
 	uint16_t own_end; /* of the bytes of its instructions, in its page; they may run on into the second one */
@@ -136,10 +156,18 @@ struct block {
 	struct block_link link[]; /* its direct exits */
 };
 
-_Static_assert(sizeof(struct block) == 72 && offsetof(struct block, link) == 72, "small, and no gap");
-_Static_assert(sizeof(struct block_link) == 24 && 24 % RECORD_UNIT == 0, "small, and each has a place");
-_Static_assert(sizeof(struct native_site) == 8, "small");
-_Static_assert(BLOCK_BUFFER <= UINT16_MAX, "offsets in a block's code have 16 bits");
+_Static_assert(sizeof(struct block) == 64 && offsetof(struct block, link) == 64, "small, and no gap");
+_Static_assert(sizeof(struct block_link) == 16 && 16 % RECORD_UNIT == 0, "small, and each has a place");
+_Static_assert(sizeof(struct native_site) == 8 && sizeof(struct group_access) == 8, "small");
+_Static_assert(BLOCK_BUFFER <= UINT16_MAX && BLOCK_BUFFER_ASIDE <= UINT16_MAX, "offsets in a block's code have 16 bits");
+
+/* The 64-byte granules of a page that the range touches. */
+static inline uint64_t range_granules(struct byte_range range)
+{
+	unsigned last = range.end > PAGE_SIZE ? PAGE_SIZE - 1 : range.end - 1u;
+
+	return range.end ? ~0ull << (range.first >> 6) & ~0ull >> (63 - (last >> 6)) : 0;
+}
 
 static inline struct byte_range block_own_bytes(const struct block *block)
 {
@@ -150,6 +178,11 @@ static inline struct byte_range block_own_bytes(const struct block *block)
 static inline struct block *link_from(const struct block_link *link)
 {
 	return (struct block *)((uintptr_t)(link - link->number) - offsetof(struct block, link));
+}
+
+static inline const struct block *group_block(const struct group_access *access)
+{
+	return (const struct block *)((uintptr_t)access - access->behind * RECORD_UNIT);
 }
 
 #endif

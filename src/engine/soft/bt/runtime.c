@@ -220,7 +220,7 @@ static const void *single_way(struct cpu *cpu, const struct group_access *group)
 		bt->single.patch = branch - bt->code_rw;
 		bt->single.mode = cpu->mode;
 		bt->single.linear = cpu->rip;
-		bt->single.gpa = (uint64_t)group->page << PAGE_SHIFT | group->page_offset;
+		bt->single.gpa = (group_block(group)->gpa & PAGE_MASK) | group->page_offset;
 	}
 	bt->careful_key = KEY_NO_GROUPS;
 	cpu_leave(cpu);

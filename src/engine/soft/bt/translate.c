@@ -88,12 +88,12 @@ static unsigned live_through(const struct insn *insn, const struct shape *shape,
 }
 
 /* The block depends on bytes [first, end) of its page, which may lie apart from its own. */
-static void note_bytes_ahead(struct block *block, unsigned first, unsigned end)
+static void note_bytes_ahead(struct translation *t, unsigned first, unsigned end)
 {
+	struct block *block = t->block;
 	struct byte_range *last = &block->ahead[BLOCK_RANGES_AHEAD - 1], own = block_own_bytes(block);
 
-	for (unsigned granule = first >> 6; granule <= (end - 1) >> 6; granule++)
-		block->granules |= 1ull << granule;
+	t->granules |= range_granules((struct byte_range){ first, end });
 	if (first >= own.first && end <= own.end)
 		return;
 	for (unsigned i = 0; i < BLOCK_RANGES_AHEAD; i++) {
@@ -109,6 +109,7 @@ static void note_bytes_ahead(struct block *block, unsigned first, unsigned end)
 		}
 	}
 	/* Where there is no place left, a range gets what lies between as well. */
+	t->ranges_joined |= first > last->end || end < last->first;
 	if (first < last->first)
 		last->first = first;
 	if (end > last->end)
@@ -136,7 +137,7 @@ static unsigned look_ahead(struct translation *t, const uint8_t *page, int64_t o
 		shape = classify(t->bt, &insn, page + offset, t->key);
 		live = live_through(&insn, shape, 0);
 		needed |= live & ~written;
-		note_bytes_ahead(t->block, offset, offset + insn.length);
+		note_bytes_ahead(t, offset, offset + insn.length);
 		if (insn.op == BT_NATIVE)
 			written |= shape->flags_killed;
 		if (written == SHAPE_ALL || needed == SHAPE_ALL)
@@ -514,40 +515,45 @@ static unsigned count_links(const struct translation *t)
 
 static void note_bytes(struct translation *t)
 {
-	unsigned first = t->offset[0], end = t->offset[t->count];
+	unsigned end = t->offset[t->count];
 
-	for (unsigned g = first >> 6; g <= (end - 1) >> 6 && g < 64; g++)
-		t->block->granules |= 1ull << g;
 	/* What is not an instruction may be one with other bytes behind it. */
 	if (t->insn[t->count - 1].op == BT_UNDEFINED)
 		end = t->offset[t->count - 1] + INSN_MAX_LENGTH + 1;
 	t->block->own_end = end;
+	t->granules = range_granules(block_own_bytes(t->block));
+	t->ranges_joined = false;
 }
 
-static bool note_sites(struct translation *t)
+/* Where native faults may be; 0: no memory. */
+static record_place make_sites(struct translation *t)
 {
-	struct native_sites *sites;
+	struct native_sites *sites = bt_alloc(t->bt, sizeof(*sites) + t->site_count * sizeof(sites->site[0]));
 
-	if (!t->site_count)
-		return true;
-	sites = bt_alloc(t->bt, sizeof(*sites) + t->site_count * sizeof(sites->site[0]));
 	if (!sites)
-		return false;
+		return 0;
 	sites->count = t->site_count;
 	memcpy(sites->site, t->site, t->site_count * sizeof(sites->site[0]));
-	t->block->sites = place_of(t->bt, sites);
-	return true;
+	return place_of(t->bt, sites);
 }
 
-static bool note_lodgers(struct translation *t)
+/* What few blocks have. False: no memory. */
+static bool make_extra(struct translation *t)
 {
 	struct block_extra *extra;
 
-	if (!t->lodgers)
+	if (!t->site_count && !t->lodgers && !t->ranges_joined)
 		return true;
 	extra = block_make_extra(t->bt, t->block);
 	if (!extra)
 		return false;
+	if (t->ranges_joined)
+		extra->granules = t->granules;
+	if (t->site_count) {
+		extra->sites = make_sites(t);
+		if (!extra->sites)
+			return false;
+	}
 	extra->lodgers = t->lodgers;
 	memcpy(extra->lodger, t->lodger, sizeof(extra->lodger));
 	return true;
@@ -561,7 +567,7 @@ static bool finish(struct translation *t)
 
 	block->insn_count = t->count;
 	block->code_size = t->e->p - t->base_rw;
-	return note_sites(t) && note_lodgers(t) && !bt->e.overflow && !bt->cold.overflow;
+	return make_extra(t) && !bt->e.overflow && !bt->cold.overflow;
 }
 
 static bool note_second_page(struct translation *t, uint64_t gpa2)
@@ -615,6 +621,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	t.base_rw = e->p;
 	cold_rw = bt->cold.p;
 	block->code_mem = e->p - bt->code_rw;
+	block->aside = cold_rw - bt->code_rw;
 	if (t.counted) {
 		emit_op(e, true, 0x81, 5, in_cpu(CPU_FIELD(budget))); /* sub */
 		emit32(e, t.count);

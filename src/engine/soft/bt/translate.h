@@ -49,6 +49,8 @@ struct translation {
 	bool counted; /* deterministic clock: count instructions, keep all flags exact */
 	uint64_t linear; /* of the block's page, where linear_known */
 	bool linear_known;
+	uint64_t granules; /* of its page that the block depends on */
+	bool ranges_joined; /* its ranges contain others as well */
 	unsigned count;
 	uint8_t home[16]; /* the host register of each guest register; H_NONE: it is in struct cpu */
 	uint8_t lodgers; /* residence.h */
