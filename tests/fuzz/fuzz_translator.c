@@ -897,7 +897,7 @@ static bool try_seed(uint64_t seed, unsigned length, bool verbose)
 	memcpy(data_native, data, DATA_SIZE);
 	if (verbose)
 		printf("ends natively by vector %lu at %lx\n", (unsigned long)native_out.vector, (unsigned long)native_out.rip);
-	differential_tune(tune_off);
+	differential_tune(tune_off ^ (pick(2) ? ENGINE_TUNE_FIXED_PROGRAMS : 0));
 	differential_room(pick(8) ? 0 : 16 + pick(20000));
 	bad = run_translated();
 	differential_room(0);

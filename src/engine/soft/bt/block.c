@@ -62,7 +62,7 @@ static uint32_t tag_of(uint64_t gpa, uint32_t key, uint64_t linear_key)
 
 struct block *block_find(struct bt *bt, uint64_t gpa, uint32_t key, uint64_t linear)
 {
-	uint64_t linear_key = block_linear_key(linear);
+	uint64_t linear_key = block_linear_key(bt, linear, key);
 	uint32_t tag = tag_of(gpa, key, linear_key);
 	struct block_ref ref = *first_of_slot(bt, gpa, key);
 
@@ -326,7 +326,7 @@ void block_connect_single(struct bt *bt, struct block *block)
 	struct single_way *way;
 
 	if (block->key != (bt->single.mode | KEY_NO_GROUPS) || block->gpa != bt->single.gpa ||
-	    block->linear != block_linear_key(bt->single.linear) || block->crosses_page || block->transient)
+	    block->linear != block_linear_key(bt, bt->single.linear, block->key) || block->crosses_page || block->transient)
 		return;
 	extra = block_make_extra(bt, block);
 	way = bt_alloc(bt, sizeof(*way));

@@ -231,10 +231,16 @@ static inline uint8_t *link_stub(const struct bt *bt, const struct block_link *l
 	return bt->code_exec + link_from(link)->aside + link->stub;
 }
 
-/* All blocks keyed by linear address: upper half, whose translations embed it. */
-static inline uint64_t block_linear_key(uint64_t linear)
+/*
+ * The linear address that a block is found by, too, since its translation embeds it: 64-bit code in the upper half, which
+ * is the kernel, and in the lowest 2 GiB, where programs are that must be there and so always are at the same place. All
+ * others are found wherever they are mapped (0).
+ */
+static inline uint64_t block_linear_key(const struct bt *bt, uint64_t linear, uint32_t key)
 {
-	return linear >> 63 ? linear : 0;
+	bool fixed = linear >> 63 || (linear <= INT32_MAX && !(bt->cpu->tune_off & ENGINE_TUNE_FIXED_PROGRAMS));
+
+	return key & MODE_CODE64 && fixed ? linear : 0;
 }
 
 /* ---- alias.c ---- */

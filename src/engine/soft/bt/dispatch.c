@@ -169,7 +169,7 @@ static struct block *find_or_make(struct cpu *cpu, uint64_t linear, uint32_t key
 	struct block *block = NULL;
 
 	if (expected && !expected->dropped && expected->gpa == gpa && expected->key == key &&
-	    expected->linear == block_linear_key(linear))
+	    expected->linear == block_linear_key(cpu->bt, linear, key))
 		block = expected;
 	else if (fetch->host)
 		block = block_find(cpu->bt, gpa, key, linear);

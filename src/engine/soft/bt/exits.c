@@ -164,7 +164,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	link->table = LINK_FAR;
 	link->call = call;
 	link->flags_in_cpu = t->flags == FLAGS_CPU;
-	link->global = t->linear_known && t->bt->cpu->cr4 & CR4_PGE;
+	link->global = t->linear_known && t->linear >> 63 && t->bt->cpu->cr4 & CR4_PGE;
 	if (call)
 		emit_push_entry(t);
 	if (t->linear_known && fits32((int64_t)t->linear + page)) {

@@ -599,7 +599,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	t.careful = key & (KEY_CAREFUL | MODE_ALIGN) || (!t.code64 && !(key & MODE_FLAT && key & MODE_CODE32)) ||
 		    bt->cpu->tune_off & ENGINE_TUNE_FAST_TLB;
 	/* Non-flat segments in 32-bit code are seen per instruction. */
-	t.linear_known = t.code64 && block_linear_key(linear);
+	t.linear_known = block_linear_key(bt, linear, key);
 	t.counted = bt->cpu->clock == ENGINE_CLOCK_DETERMINISTIC;
 	t.linear = linear & PAGE_MASK;
 	t.count = t.stub_count = t.site_count = t.cold_count = 0;
@@ -607,7 +607,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	t.block = block = bt_alloc(bt, sizeof(*block) + (t.count ? count_links(&t) : 0) * sizeof(block->link[0]));
 	if (!block)
 		return NULL;
-	*block = (struct block){ .gpa = gpa, .key = key, .linear = block_linear_key(linear) };
+	*block = (struct block){ .gpa = gpa, .key = key, .linear = block_linear_key(bt, linear, key) };
 	if (t.count == 0)
 		return block; /* the first instruction runs into the next page: insn_count 0 says so */
 	note_bytes(&t);
