@@ -121,7 +121,7 @@ struct bt {
 	/* thunks, executable addresses */
 	uint64_t (*enter)(struct cpu *cpu, const void *code);
 	uint8_t *exit, *exit_indirect, *leave[FLAGS_PLACES], *call_op, *slow_access, *slow_group, *careful_access, *careful_commit, *native_fault;
-	uint8_t *jump_cached[TLB_CLASSES], *link_missed[TLB_CLASSES][FLAGS_PLACES], *window_missed[TLB_CLASSES][2 /* for a write */], *return_unpaired[TLB_CLASSES], *return_without_call;
+	uint8_t *jump_cached[TLB_CLASSES], *link_missed[TLB_CLASSES][FLAGS_PLACES], *window_missed[TLB_CLASSES][2 /* for a write */], *window_access[TLB_CLASSES][2], *return_unpaired[TLB_CLASSES], *return_without_call;
 };
 
 /* ---- create.c (cold) ---- */

@@ -158,6 +158,21 @@ static uint8_t *emit_access_thunk(struct bt *bt, const void *function)
 	return start;
 }
 
+/*
+ * As above, but the description stands in the code, behind the jump that follows the call. Read there it takes longer,
+ * but the stub less room.
+ */
+static uint8_t *emit_described_thunk(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+	uint8_t *start = emit_exec(e);
+
+	emit_load(e, H_R10, at(H_RSP, 0));
+	emit_load32(e, H_R10, at(H_R10, JUMP_BACK));
+	emit_jmp(e, bt->slow_access);
+	return start;
+}
+
 /* As above, r10: a struct group_access' place. Or it goes to what bt_slow_group says. */
 static void emit_group_thunk(struct bt *bt)
 {
@@ -198,16 +213,15 @@ static void emit_positions(struct emitter *e, enum tlb_class class, bool open)
 
 /*
  * r11: distance from the stack window to the start of a range off the stack pointer, r10: the last offset in a page
- * that the range can begin at. Returns the addend in r10, and the window moved there; or, without a usable entry,
- * behind the jump that follows the call, with the address in r11. What may only be
+ * that the range can begin at. Returns the addend in r10, and the window moved there. Without a usable entry it goes to
+ * `described`, with the address in r11, or, where that is NULL, behind the jump that follows the call. What may only be
  * read leaves its addend, for the rest of a group, in a closed window.
  */
-static void emit_window_thunk(struct bt *bt, enum tlb_class class, bool write)
+static uint8_t *emit_window_thunk(struct bt *bt, enum tlb_class class, bool write, const uint8_t *described)
 {
 	struct emitter *e = &bt->e;
-	uint8_t *missed;
+	uint8_t *missed, *start = emit_exec(e);
 
-	bt->window_missed[class][write] = emit_exec(e);
 	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R10);
 	emit_op(e, true, 0x03, H_R11, in_cpu(WINDOW(class, base))); /* add */
 	missed = emit_look_up(bt, TLB_WRITE(class));
@@ -230,9 +244,14 @@ static void emit_window_thunk(struct bt *bt, enum tlb_class class, bool write)
 		emit_patch_here(e, missed);
 		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, TLB_READ(class)));
 	}
+	if (described) {
+		emit_jmp(e, described);
+		return start;
+	}
 	emit_op(e, true, 0x83, 0, at(H_RSP, 0)); /* add */
-	emit8(e, 5);
+	emit8(e, JUMP_BACK);
 	emit8(e, 0xc3);
+	return start;
 }
 
 static void emit_commit_thunk(struct bt *bt)
@@ -264,6 +283,8 @@ static void emit_fault_thunk(struct bt *bt)
 
 void bt_emit_thunks(struct bt *bt)
 {
+	uint8_t *described;
+
 	emit_enter(bt);
 	emit_exits(bt);
 	emit_op_thunk(bt);
@@ -272,9 +293,13 @@ void bt_emit_thunks(struct bt *bt)
 	bt->careful_access = emit_access_thunk(bt, (void *)bt_careful_access);
 	emit_commit_thunk(bt);
 	emit_fault_thunk(bt);
-	for (unsigned class = 0; class < TLB_CLASSES; class++)
-		for (unsigned write = 0; write < 2; write++)
-			emit_window_thunk(bt, class, write);
+	described = emit_described_thunk(bt);
+	for (unsigned class = 0; class < TLB_CLASSES; class++) {
+		for (unsigned write = 0; write < 2; write++) {
+			bt->window_access[class][write] = emit_window_thunk(bt, class, write, described);
+			bt->window_missed[class][write] = emit_window_thunk(bt, class, write, NULL);
+		}
+	}
 	bt_emit_jump_thunks(bt);
 	bt->code_start = bt->e.p;
 }

@@ -381,6 +381,20 @@ static void emit_slow_group(struct translation *t, const struct group_access *gr
 	emit_call(e, t->bt->slow_group);
 }
 
+/*
+ * An access by itself through the stack window: its description follows the jump back (thunks.c: emit_described_thunk),
+ * for it is hardly ever looked at.
+ */
+static void emit_window_stub(struct translation *t, const struct slow_stub *stub)
+{
+	bool write = ACCESS_USE(stub->access) & USE_WRITE;
+
+	emit_mov_imm(t->e, H_R10, PAGE_SIZE - stub->window_reach);
+	emit_call(t->e, t->bt->window_access[MODE_CLASS(stub->key)][write]);
+	emit_jmp(t->e, stub->resume + t->e->exec_offset);
+	emit32(t->e, stub->access);
+}
+
 static void emit_stubs(struct translation *t)
 {
 	struct emitter *e = emit_aside(t);
@@ -389,6 +403,10 @@ static void emit_stubs(struct translation *t)
 		const struct slow_stub *stub = &t->stub[i];
 
 		emit_patch_here(e, stub->from);
+		if (stub->window_reach && !stub->group && !t->lodgers) {
+			emit_window_stub(t, stub);
+			continue;
+		}
 		if (stub->constant) {
 			emit_mov_imm(e, H_R11, (int64_t)stub->address);
 		} else if (stub->paged) {
