@@ -56,7 +56,7 @@ static int visit(struct machine *machine, unsigned vcpu, uint64_t gla, uint8_t *
 {
 	while (size) {
 		size_t room = PAGE_SIZE - (gla & (PAGE_SIZE - 1)), part = size < room ? size : room;
-		uint64_t gpa;
+		uint64_t gpa = 0;
 		int result = machine_translate(machine, vcpu, gla, &gpa);
 
 		if (!result)

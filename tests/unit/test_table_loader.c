@@ -96,7 +96,7 @@ static void add_pointer(const uint8_t *entry)
 
 static void add_checksum(const uint8_t *entry)
 {
-	uint32_t size, gpa = place_of(entry + 4, &size), at = get32(entry + 60), start = get32(entry + 64),
+	uint32_t size = 0, gpa = place_of(entry + 4, &size), at = get32(entry + 60), start = get32(entry + 64),
 	               length = get32(entry + 68);
 	uint8_t sum = 0;
 

@@ -102,7 +102,7 @@ static int create(struct machine *machine, struct properties *options, void (*re
 
 int pvpanic_create(struct machine *machine, struct properties *options)
 {
-	struct pvpanic *pvpanic;
+	struct pvpanic *pvpanic = NULL;
 	int error = create(machine, options, pvpanic_reset, &pvpanic);
 
 	if (!error)
@@ -113,7 +113,7 @@ int pvpanic_create(struct machine *machine, struct properties *options)
 
 int pvpanic_pci_create(struct machine *machine, struct properties *options)
 {
-	struct pvpanic *pvpanic;
+	struct pvpanic *pvpanic = NULL;
 	int error = create(machine, options, pvpanic_pci_reset, &pvpanic);
 
 	if (error)
