@@ -161,11 +161,11 @@ static uint32_t describe_access(const struct translation *t, unsigned size, unsi
 	       (t->key & (KEY_ONE | MODE_STEP) ? 1u << 30 : 0);
 }
 
-static struct slow_stub *new_stub(struct translation *t)
+static struct slow_stub *new_stub(struct translation *t, enum look_up kind)
 {
 	struct slow_stub *stub = &t->stub[t->stub_count++];
 
-	*stub = (struct slow_stub){ .key = t->key };
+	*stub = (struct slow_stub){ .key = t->key, .kind = kind };
 	return stub;
 }
 
@@ -198,7 +198,7 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 	struct emitter *e = t->e;
 	enum tlb_class class = MODE_CLASS(t->key);
 	int32_t table = use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class);
-	struct slow_stub *stub = new_stub(t);
+	struct slow_stub *stub = new_stub(t, address_form ? LOOK_UP_ADDRESS : LOOK_UP_ADDEND);
 
 	emit_tlb_slot(t, H_R11);
 	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor r11, page */
@@ -207,7 +207,6 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 	stub->from = emit_branch_later(e, CC_A);
 	stub->access = describe_access(t, size, use, segment);
 	stub->tlb_offset = table;
-	stub->address_form = address_form;
 	if (address_form) {
 		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table));
 		emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, table + 8));
@@ -233,14 +232,14 @@ static void emit_window_lookup(struct translation *t, unsigned range, unsigned s
 {
 	struct emitter *e = t->e;
 	enum tlb_class class = MODE_CLASS(t->key);
-	struct slow_stub *stub = new_stub(t);
+	struct slow_stub *stub = new_stub(t, LOOK_UP_WINDOW);
 
 	t->r10_slot = NO_GROUP;
 	emit_op(e, true, 0x2b, H_R11, in_cpu(WINDOW(class, base))); /* sub */
 	emit_op(e, true, 0x3b, H_R11, in_cpu(WINDOW(class, positions[range > STACK_REACH(0)]))); /* cmp */
 	stub->from = emit_branch_later(e, CC_AE);
 	stub->access = describe_access(t, size, use, segment);
-	stub->window_reach = range;
+	stub->reach = range;
 	emit_load(e, H_R10, in_cpu(WINDOW(class, addend)));
 	stub->resume = e->p;
 }
@@ -261,14 +260,13 @@ static struct place emit_constant_lookup(struct translation *t, uint64_t address
 	enum tlb_class class = MODE_CLASS(t->key);
 	int32_t table = (use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class)) +
 			(int32_t)(tlb_slot(address) * sizeof(struct tlb_entry));
-	struct slow_stub *stub = new_stub(t);
+	struct slow_stub *stub = new_stub(t, LOOK_UP_CONSTANT);
 
 	t->r10_slot = NO_GROUP;
 	emit_op(e, true, 0x81, 7, in_cpu(table)); /* cmp page, imm32 */
 	emit32(e, address & PAGE_MASK);
 	stub->from = emit_branch_later(e, CC_NE);
 	stub->access = describe_access(t, size, use, SEG_DS);
-	stub->constant = true;
 	stub->address = address;
 	emit_load(e, H_R10, in_cpu(table + 8));
 	stub->resume = e->p;
@@ -291,7 +289,7 @@ static struct place emit_page_lookup(struct translation *t, const struct insn *i
 	enum tlb_class class = MODE_CLASS(t->key);
 	int32_t table = use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class);
 	int32_t offset = t->offset[t->i + 1] + insn->displacement, in_page = offset & (PAGE_SIZE - 1);
-	struct slow_stub *stub = new_stub(t);
+	struct slow_stub *stub = new_stub(t, LOOK_UP_PAGE);
 
 	emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
 	if (offset != in_page)
@@ -300,7 +298,6 @@ static struct place emit_page_lookup(struct translation *t, const struct insn *i
 	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, table)); /* cmp */
 	stub->from = emit_branch_later(e, CC_NE);
 	stub->access = describe_access(t, size, use, insn->segment);
-	stub->paged = true;
 	stub->offset = in_page;
 	emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, table + 8)); /* add */
 	stub->resume = e->p;

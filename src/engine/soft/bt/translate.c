@@ -389,10 +389,35 @@ static void emit_window_stub(struct translation *t, const struct slow_stub *stub
 {
 	bool write = ACCESS_USE(stub->access) & USE_WRITE;
 
-	emit_mov_imm(t->e, H_R10, PAGE_SIZE - stub->window_reach);
+	emit_mov_imm(t->e, H_R10, PAGE_SIZE - stub->reach);
 	emit_call(t->e, t->bt->window_access[MODE_CLASS(stub->key)][write]);
 	emit_jmp(t->e, stub->resume + t->e->exec_offset);
 	emit32(t->e, stub->access);
+}
+
+/* The address of a stub's access into r11; or back to the main line where the stack window's thunk has found the page. */
+static void emit_stub_address(struct translation *t, const struct slow_stub *stub)
+{
+	struct emitter *e = t->e;
+
+	switch (stub->kind) {
+	case LOOK_UP_ADDEND:
+	case LOOK_UP_ADDRESS:
+		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, stub->tlb_offset)); /* xor */
+		break;
+	case LOOK_UP_CONSTANT:
+		emit_mov_imm(e, H_R11, (int64_t)stub->address);
+		break;
+	case LOOK_UP_PAGE:
+		emit_lea(e, H_R11, at(H_R11, stub->offset));
+		break;
+	case LOOK_UP_WINDOW:
+		/* it returns here, or behind the jump, with the address in r11 */
+		emit_mov_imm(e, H_R10, PAGE_SIZE - stub->reach);
+		emit_call(e, t->bt->window_missed[MODE_CLASS(stub->key)][!!(ACCESS_USE(stub->access) & USE_WRITE)]);
+		emit_jmp(e, stub->resume + e->exec_offset);
+		break;
+	}
 }
 
 static void emit_stubs(struct translation *t)
@@ -403,23 +428,11 @@ static void emit_stubs(struct translation *t)
 		const struct slow_stub *stub = &t->stub[i];
 
 		emit_patch_here(e, stub->from);
-		if (stub->window_reach && !stub->group && !t->lodgers) {
+		if (stub->kind == LOOK_UP_WINDOW && !stub->group && !t->lodgers) {
 			emit_window_stub(t, stub);
 			continue;
 		}
-		if (stub->constant) {
-			emit_mov_imm(e, H_R11, (int64_t)stub->address);
-		} else if (stub->paged) {
-			emit_lea(e, H_R11, at(H_R11, stub->offset));
-		} else if (stub->window_reach) {
-			/* it returns here, or behind the jump, with the address in r11 */
-			emit_mov_imm(e, H_R10, PAGE_SIZE - stub->window_reach);
-			emit_call(e, t->bt->window_missed[MODE_CLASS(stub->key)][!!(ACCESS_USE(stub->access) & USE_WRITE)]);
-			emit_jmp(e, stub->resume + e->exec_offset);
-		} else {
-			/* the main line left address ^ page in r11 and the slot in r10 */
-			emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, stub->tlb_offset));
-		}
+		emit_stub_address(t, stub);
 		emit_residence_leave(t);
 		if (stub->group) {
 			emit_slow_group(t, stub->group);
@@ -428,9 +441,9 @@ static void emit_stubs(struct translation *t)
 			emit_call(e, t->bt->slow_access);
 		}
 		emit_residence_enter(t);
-		if (stub->paged)
+		if (stub->kind == LOOK_UP_PAGE)
 			emit_lea(e, H_R11, at_indexed(H_R11, H_R10, 0, -(int32_t)stub->offset));
-		else if (stub->address_form)
+		else if (stub->kind == LOOK_UP_ADDRESS)
 			emit_op(e, true, 0x03, H_R11, in_reg(H_R10));
 		emit_jmp(e, stub->resume + e->exec_offset);
 	}

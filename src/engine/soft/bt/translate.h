@@ -7,20 +7,29 @@
 #include "engine/soft/bt/group.h"
 #include "engine/soft/bt/return_stack.h"
 
+/* How the main line looked up what a stub does: what it has left in the registers, and what it wants there. */
+enum look_up {
+	LOOK_UP_ADDEND,   /* r11: address ^ page, r10: the TLB slot; wants the addend in r10 */
+	LOOK_UP_ADDRESS,  /* the same; wants the host address in r11 */
+	LOOK_UP_CONSTANT, /* the address is known; wants the addend in r10 */
+	LOOK_UP_PAGE,     /* r11: the page's address; wants the page's host address there */
+	LOOK_UP_WINDOW,   /* r11: distance from the stack window; wants the addend in r10 */
+};
+
 /* Code out of the main line, emitted behind it. */
 struct slow_stub {
 	uint8_t *from;   /* rel32 of the branch to it */
 	uint8_t *resume; /* writable address to go back to */
 	uint32_t access;
-	int32_t tlb_offset;
-	bool constant;	   /* the address is known: */
-	int32_t address;
-	bool paged;        /* the main line left the page's address in r11, and wants the page's host address there */
-	uint16_t offset;   /* of the operand in that page */
+	uint32_t key;    /* the mode key there */
+	enum look_up kind;
+	union {
+		int32_t tlb_offset; /* _ADDEND, _ADDRESS: of the table */
+		int32_t address;    /* _CONSTANT */
+		unsigned offset;    /* _PAGE: of the operand in it */
+		unsigned reach;     /* _WINDOW: bytes */
+	};
 	struct group_access *group; /* a leader's, else NULL */
-	unsigned window_reach; /* of an access through the stack window; 0: through the TLB's entry */
-	uint32_t key;      /* the mode key there */
-	bool address_form; /* the main line wants the host address in r11, not the addend in r10 */
 };
 
 /* An exit whose code stands behind the main line, or aside. */
