@@ -164,8 +164,8 @@ static void emit_leave_thunks(struct bt *bt)
 	}
 }
 
-#define LINK_TARGET  ((int32_t)offsetof(struct block_link, index) + 2)
 #define LINK_TO_MASK ((1u << LINK_TO_BITS) - 1)
+#define LINK_TARGET  ((int32_t)offsetof(struct block_link, index) + 2) /* the word that has `target` in its lower bits */
 
 /* Compares bits of the first word of the link in reg: equal where all are 0. */
 static void emit_test_link(struct emitter *e, unsigned reg, uint32_t bits)
@@ -215,7 +215,7 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_RAX);
 	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R10);
 	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R10, LINK_TARGET)); /* movzx */
-	emit_and(e, false, H_R11, PAGE_SIZE - 1); /* `target` has the lower bits */
+	emit_and(e, false, H_R11, PAGE_SIZE - 1);
 	emit_op(e, true, 0x03, H_R11, in_cpu(CPU_FIELD(rip_page)));
 	emit_store(e, in_cpu(CPU_FIELD(rip)), H_R11);
 	emit_find_code(e, class, miss);
