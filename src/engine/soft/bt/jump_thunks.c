@@ -27,6 +27,50 @@ static void emit_and(struct emitter *e, bool wide, unsigned reg, uint32_t mask)
 }
 
 #define MISSES 3
+/* A field of the fetch entries of the class; both of the supervisor's have the same ones. */
+#define FETCH(class, field) ((int32_t)(offsetof(struct tlb_region, tables.fetch) + \
+				       sizeof(struct fetch_entry) * FETCH_SLOTS * ((class) == TLB_USER ? TLB_USER : TLB_SUPER) + \
+				       offsetof(struct fetch_entry, field)))
+
+/*
+ * r11, also in cpu->rip: an address. Leaves the offset of its page's fetch entry in r10, or goes to `miss`. Clobbers rax,
+ * keeps r11.
+ */
+static void emit_find_fetch(struct emitter *e, enum tlb_class class, uint8_t **miss)
+{
+	_Static_assert(sizeof(struct fetch_entry) == 32, "indexed by a shift");
+	emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
+	emit_shift(e, RIGHT, H_R10, PAGE_SHIFT - 5);
+	emit_and(e, false, H_R10, (FETCH_SLOTS - 1) << 5);
+	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R11));
+	emit_and(e, true, H_RAX, (uint32_t)PAGE_MASK);
+	emit_lea(e, H_RAX, at(H_RAX, 1));
+	emit_op(e, true, 0x3b, H_RAX, in_cpu_indexed(H_R10, FETCH(class, page)));
+	*miss = emit_branch_later(e, CC_NE);
+}
+
+/* ORs the guest-physical address of r11 to what is in rax, by the fetch entry at r10. Clobbers r10. */
+static void emit_or_gpa(struct emitter *e, enum tlb_class class)
+{
+	emit_op(e, true, 0x0b, H_RAX, in_cpu_indexed(H_R10, FETCH(class, gpa)));
+	emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
+	emit_and(e, false, H_R10, PAGE_SIZE - 1);
+	emit_op(e, true, 0x0b, H_RAX, in_reg(H_R10));
+}
+
+/* A block's linear address, at `linear`, must be that in r11 if there is one. Clobbers rax. Returns the way out. */
+static uint8_t *emit_check_linear(struct emitter *e, struct place linear)
+{
+	uint8_t *any, *miss;
+
+	emit_load(e, H_RAX, linear);
+	emit_op(e, true, 0x85, H_RAX, in_reg(H_RAX)); /* test */
+	any = emit_branch_later(e, CC_E);
+	emit_op(e, true, 0x3b, H_RAX, in_reg(H_R11));
+	miss = emit_branch_later(e, CC_NE);
+	emit_patch_here(e, any);
+	return miss;
+}
 
 /*
  * r11, also in cpu->rip: an address. Leaves code_mem of its block in r10, or goes to one of the misses. Clobbers rax,
@@ -34,26 +78,12 @@ static void emit_and(struct emitter *e, bool wide, unsigned reg, uint32_t mask)
  */
 static void emit_find_code(struct emitter *e, enum tlb_class class, uint8_t *miss[MISSES])
 {
-	int32_t fetch = (int32_t)(offsetof(struct tlb_region, tables.fetch) +
-				  sizeof(struct fetch_entry) * FETCH_SLOTS * (class == TLB_USER ? TLB_USER : TLB_SUPER));
-	uint8_t *any;
-
-	_Static_assert(sizeof(struct fetch_entry) == 32 && sizeof(struct code_entry) == 32, "indexed by shifts");
-	emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
-	emit_shift(e, RIGHT, H_R10, PAGE_SHIFT - 5);
-	emit_and(e, false, H_R10, (FETCH_SLOTS - 1) << 5);
-	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R11));
-	emit_and(e, true, H_RAX, (uint32_t)PAGE_MASK);
-	emit_lea(e, H_RAX, at(H_RAX, 1));
-	emit_op(e, true, 0x3b, H_RAX, in_cpu_indexed(H_R10, fetch + (int32_t)offsetof(struct fetch_entry, page)));
-	miss[0] = emit_branch_later(e, CC_NE);
+	_Static_assert(sizeof(struct code_entry) == 32, "indexed by a shift");
+	emit_find_fetch(e, class, &miss[0]);
 	/* code_ident() */
 	emit_load32(e, H_RAX, in_cpu(CPU_FIELD(mode)));
 	emit_shift(e, LEFT, H_RAX, CODE_IDENT_MODE_SHIFT);
-	emit_op(e, true, 0x0b, H_RAX, in_cpu_indexed(H_R10, fetch + (int32_t)offsetof(struct fetch_entry, gpa)));
-	emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
-	emit_and(e, false, H_R10, PAGE_SIZE - 1);
-	emit_op(e, true, 0x0b, H_RAX, in_reg(H_R10));
+	emit_or_gpa(e, class);
 	/* code_slot() */
 	emit_op(e, true, 0x69, H_R10, in_reg(H_RAX)); /* imul */
 	emit32(e, CODE_HASH_FACTOR);
@@ -62,12 +92,7 @@ static void emit_find_code(struct emitter *e, enum tlb_class class, uint8_t *mis
 	emit_op(e, true, 0x03, H_R10, in_cpu(CPU_FIELD(code_table)));
 	emit_op(e, true, 0x3b, H_RAX, at(H_R10, offsetof(struct code_entry, ident)));
 	miss[1] = emit_branch_later(e, CC_NE);
-	emit_load(e, H_RAX, at(H_R10, offsetof(struct code_entry, linear)));
-	emit_op(e, true, 0x85, H_RAX, in_reg(H_RAX)); /* test */
-	any = emit_branch_later(e, CC_E);
-	emit_op(e, true, 0x3b, H_RAX, in_reg(H_R11));
-	miss[2] = emit_branch_later(e, CC_NE);
-	emit_patch_here(e, any);
+	miss[2] = emit_check_linear(e, at(H_R10, offsetof(struct code_entry, linear)));
 	emit_load(e, H_R10, at(H_R10, offsetof(struct code_entry, code)));
 }
 
@@ -164,6 +189,7 @@ static void emit_leave_thunks(struct bt *bt)
 	}
 }
 
+#define LINK_MISSES 4
 #define LINK_TO_MASK ((1u << LINK_TO_BITS) - 1)
 #define LINK_TARGET  ((int32_t)offsetof(struct block_link, index) + 2) /* the word that has `target` in its lower bits */
 
@@ -174,14 +200,27 @@ static void emit_test_link(struct emitter *e, unsigned reg, uint32_t bits)
 	emit32(e, bits);
 }
 
-/* r11: a link that leads somewhere. Leaves the record of its successor in rax. */
-static void emit_link_to(struct emitter *e)
+/*
+ * r11: an address, scratch[2]: a link that leads somewhere. Leaves the record of the link's successor in r10, if that is
+ * what is at the address in this context; else goes to one of the misses. Clobbers rax, keeps r11.
+ */
+static void emit_find_successor(struct emitter *e, enum tlb_class class, uint8_t *miss[LINK_MISSES])
 {
 	_Static_assert(RECORD_UNIT == 8, "a shift by 3");
-	emit_load32(e, H_RAX, at(H_R11, 0));
-	emit_and(e, false, H_RAX, LINK_TO_MASK);
-	emit_shift(e, LEFT, H_RAX, 3);
-	emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(records)));
+	emit_find_fetch(e, class, &miss[0]);
+	emit_mov_imm(e, H_RAX, 0);
+	emit_or_gpa(e, class);
+	emit_load(e, H_R10, in_cpu(CPU_SCRATCH(2)));
+	emit_load32(e, H_R10, at(H_R10, 0));
+	emit_and(e, false, H_R10, LINK_TO_MASK);
+	emit_shift(e, LEFT, H_R10, 3);
+	emit_op(e, true, 0x03, H_R10, in_cpu(CPU_FIELD(records)));
+	emit_op(e, true, 0x3b, H_RAX, at(H_R10, offsetof(struct block, gpa))); /* cmp */
+	miss[1] = emit_branch_later(e, CC_NE);
+	emit_load32(e, H_RAX, in_cpu(CPU_FIELD(mode)));
+	emit_op(e, false, 0x3b, H_RAX, at(H_R10, offsetof(struct block, key)));
+	miss[2] = emit_branch_later(e, CC_NE);
+	miss[3] = emit_check_linear(e, at(H_R10, offsetof(struct block, linear)));
 }
 
 /*
@@ -191,7 +230,7 @@ static void emit_link_to(struct emitter *e)
 static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 {
 	struct emitter *e = &bt->e;
-	uint8_t *leave[3], *miss[MISSES], *in_cpu_already, *to_body[FLAGS_PLACES];
+	uint8_t *leave[3], *miss[LINK_MISSES], *in_host, *to_body[FLAGS_PLACES];
 
 	for (unsigned flags = 0; flags < FLAGS_PLACES; flags++) {
 		bt->link_missed[class][flags] = emit_exec(e);
@@ -218,29 +257,26 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_and(e, false, H_R11, PAGE_SIZE - 1);
 	emit_op(e, true, 0x03, H_R11, in_cpu(CPU_FIELD(rip_page)));
 	emit_store(e, in_cpu(CPU_FIELD(rip)), H_R11);
-	emit_find_code(e, class, miss);
+	emit_find_successor(e, class, miss);
 	emit_load(e, H_R11, in_cpu(CPU_SCRATCH(2)));
-	emit_link_to(e);
-	emit_load32(e, H_RAX, at(H_RAX, offsetof(struct block, code_mem)));
+	emit_load32(e, H_RAX, at(H_R10, offsetof(struct block, code_mem)));
 	emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(code)));
-	emit_op(e, true, 0x3b, H_R10, in_reg(H_RAX));
-	uint8_t *other = emit_branch_later(e, CC_NE);
-
+	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_RAX); /* the way on from here */
+	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb6 }, H_R10, at(H_R10, offsetof(struct block, flags_restore)));
 	emit_test_link(e, H_R11, LINK_FLAGS_IN_CPU);
-	in_cpu_already = emit_branch_later(e, CC_NE);
-	emit_link_to(e);
-	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb6 }, H_RAX, at(H_RAX, offsetof(struct block, flags_restore)));
-	emit_op(e, true, 0x03, H_RAX, in_reg(H_R10));
-	emit_patch_here(e, in_cpu_already);
+	in_host = emit_branch_later(e, CC_E);
+	emit_mov_imm(e, H_R10, 0);
+	emit_patch_here(e, in_host);
+	emit_op(e, true, 0x03, H_R10, in_reg(H_RAX));
 	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R11, offsetof(struct block_link, index))); /* movzx */
-	emit_store(e, (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_R11, .scale = 3, .disp = LINK_TABLE }, H_RAX);
+	emit_store(e, (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_R11, .scale = 3, .disp = LINK_TABLE }, H_R10);
 	emit_mark_used(e, class);
 	emit_log(e, LINK_LOG, H_R11, H_RAX);
+	emit_load(e, H_R10, in_cpu(CPU_SCRATCH(2)));
 	emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
 	emit_jmp_reg(e, H_R10);
 
-	emit_patch_here(e, other);
-	for (unsigned i = 0; i < MISSES; i++)
+	for (unsigned i = 0; i < LINK_MISSES; i++)
 		emit_patch_here(e, miss[i]);
 	emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
 	emit_load(e, H_R10, in_cpu(CPU_SCRATCH(2)));
