@@ -104,7 +104,7 @@ static void emit_mark_used(struct emitter *e, enum tlb_class class)
 	emit8(e, 1);
 }
 
-/* tlb_log_add() of the index in reg, by way of `free`. `log`: its offset in the region. */
+/* tlb_log_add() of the index in reg, in the same order, by way of `free`. `log`: its offset in the region. */
 static void emit_log(struct emitter *e, int32_t log, unsigned reg, unsigned free)
 {
 	int32_t count = log + (int32_t)offsetof(struct tlb_log, count), index = log + (int32_t)offsetof(struct tlb_log, index);
@@ -116,7 +116,8 @@ static void emit_log(struct emitter *e, int32_t log, unsigned reg, unsigned free
 	full = emit_branch_later(e, CC_A);
 	emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, reg,
 		  (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = free, .scale = 1, .disp = index });
-	emit_op(e, false, 0xff, 0, in_cpu(count)); /* inc */
+	emit_lea32(e, free, at(free, 1));
+	emit_op(e, false, 0x89, free, in_cpu(count)); /* mov */
 	emit_patch_here(e, full);
 }
 

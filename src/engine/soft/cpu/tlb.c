@@ -79,7 +79,7 @@ static void empty_jumps(struct tlb_context *context)
 {
 	for (unsigned class = 0; class < TLB_CLASSES; class ++)
 		empty_jump_class(context, class);
-	context->pending_jumps = false;
+	context->pending_jumps = context->untouched = false;
 }
 
 /* The jump caches that depend on the fetch class. */
@@ -396,8 +396,9 @@ void tlb_context_init(struct tlb_context *context, struct tlb_region *region)
 		context->region->tables.jump_used[class] = true;
 		context->region->tables.jump_log[class].count = TLB_LOG_MAX + 1;
 	}
+	context->region->tables.link_log.count = TLB_LOG_MAX + 1;
 	context->pending = PENDING_ALL;
-	context->pending_jumps = true;
+	context->pending_jumps = context->untouched = true;
 }
 
 static inline struct tlb_key present_key(const struct cpu *cpu)
@@ -481,8 +482,10 @@ void tlb_set_link(struct cpu *cpu, unsigned index, void *code)
 {
 	struct tlb_state *state = tlb_state_of(cpu);
 
+	/* A context gets all of them when it is first used. */
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
-		state->context[i].region->tables.link[index] = code;
+		if (!state->context[i].untouched)
+			state->context[i].region->tables.link[index] = code;
 }
 
 void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, unsigned page_offset, const void *code)

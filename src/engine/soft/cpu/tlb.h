@@ -73,10 +73,16 @@ struct tlb_log {
 	uint16_t index[TLB_LOG_MAX + 1];
 };
 
+/* A signal handler may empty the table and its log in between (native_rescue): the entry is then still in the log. */
 static inline void tlb_log_add(struct tlb_log *log, unsigned index)
 {
-	if (log->count <= TLB_LOG_MAX)
-		log->index[log->count++] = index;
+	uint32_t count = log->count;
+
+	if (count > TLB_LOG_MAX)
+		return;
+	log->index[count] = index;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	log->count = count + 1;
 }
 
 /*
