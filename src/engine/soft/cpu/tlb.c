@@ -62,7 +62,7 @@ static void empty_jump_class(struct tlb_context *context, unsigned class)
 
 	if (!tables->jump_used[class])
 		return;
-	tables->jump_used[class] = false;
+	tables->jump_used[class] = context->untouched = false;
 	bt_reset_links(cpu_of(context), tables);
 	if (log->count <= TLB_LOG_MAX) {
 		for (unsigned i = 0; i < log->count; i++)
@@ -79,7 +79,7 @@ static void empty_jumps(struct tlb_context *context)
 {
 	for (unsigned class = 0; class < TLB_CLASSES; class ++)
 		empty_jump_class(context, class);
-	context->pending_jumps = context->untouched = false;
+	context->pending_jumps = false;
 }
 
 /* The jump caches that depend on the fetch class. */
@@ -482,7 +482,7 @@ void tlb_set_link(struct cpu *cpu, unsigned index, void *code)
 {
 	struct tlb_state *state = tlb_state_of(cpu);
 
-	/* A context gets all of them when it is first used. */
+	/* A context gets all of them when its jump caches are first emptied, before it is used. */
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		if (!state->context[i].untouched)
 			state->context[i].region->tables.link[index] = code;

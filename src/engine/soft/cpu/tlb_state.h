@@ -29,7 +29,7 @@ struct tlb_context {
 	uint64_t last_used;
 	uint8_t pending;                 /* enum tlb_pending */
 	bool pending_jumps;              /* the jump caches alone */
-	bool untouched;                  /* never used: most of its memory does not exist yet */
+	bool untouched;                  /* its jump caches were never emptied: their memory does not exist yet */
 
 	/*
 	 * Slots filled since they were last flushed, each at most once per journal. A CR3 load looks only at
