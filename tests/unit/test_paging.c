@@ -489,6 +489,38 @@ static void jump_caches_go_when_their_mapping_may_have_changed(void **state)
 	}
 }
 
+/* ---- links ---- */
+
+static void *stub_of_link[4];
+
+/* As bt/block.c does it, with all links. */
+void bt_reset_links(struct cpu *c, struct tlb_tables *tables)
+{
+	memcpy(tables->link, stub_of_link, sizeof(stub_of_link));
+	tables->link_log.count = 0;
+}
+
+/* The one in use from the start, those never used yet, and those that were emptied meanwhile. */
+static void every_context_has_every_link(void **state)
+{
+	static uint8_t stub[3];
+
+	long_mode();
+	cpu->cr4 |= CR4_PCIDE;
+	for (unsigned link = 0; link < 3; link++) {
+		stub_of_link[link] = &stub[link];
+		tlb_set_link(cpu, link, &stub[link]);
+		use_pcid(1 + link);
+		tlb_flush_all(cpu);
+	}
+	for (unsigned pcid = 0; pcid < TLB_CONTEXTS; pcid++) {
+		use_pcid(pcid);
+		for (unsigned link = 0; link < 3; link++)
+			assert_ptr_equal(cpu->region->tables.link[link], &stub[link]);
+	}
+	memset(stub_of_link, 0, sizeof(stub_of_link));
+}
+
 /* ---- nested paging ---- */
 
 #define NESTED_OFFSET 0x1000000u /* L2-physical 0 is here */
@@ -868,6 +900,7 @@ int main(void)
 	    TEST(invlpg_and_invpcid_reach_what_the_manual_says),
 	    TEST(invlpg_in_a_large_page_removes_every_piece),
 	    TEST(jump_caches_go_when_their_mapping_may_have_changed),
+	    TEST(every_context_has_every_link),
 	    TEST(nested_paging_combines_both_tables),
 	    TEST(pages_that_hold_code_get_no_write_entry),
 	    TEST(the_stack_window_closes_with_its_entry),
