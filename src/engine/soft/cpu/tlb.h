@@ -33,7 +33,7 @@ struct cpu;
 #define CPU_AREA_SIZE    (576 * 1024) /* bytes of struct cpu's alias at the start of each region */
 #define CONTEXT_LINKS    65536 /* direct branches out of a page, per context */
 #define GLOBAL_LINKS     32768 /* the same between global pages, in struct cpu: of root operation, of a guest */
-#define TLB_CONTEXTS     16
+#define TLB_CONTEXTS     12
 
 /* Selected at translation time by CPL, and for supervisor code by EFLAGS.AC under CR4.SMAP. */
 enum tlb_class {
