@@ -17,7 +17,7 @@
 
 /*
  * A compiler's run leaves about 51 MiB of main lines, 23 MiB aside and 25 MiB of records. This holds them, and the
- * process stays under 160 MiB above the guest's RAM.
+ * process stays under 160 MB above the guest's RAM.
  */
 #define CODE_SIZE	(76u << 20)
 #define MAIN_OF(code)	((code) / 16 * 11)

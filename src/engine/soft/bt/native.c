@@ -324,6 +324,10 @@ static struct place grouped_operand(struct translation *t, const struct insn *in
 	return at_indexed(base, H_R10, 0, insn->displacement);
 }
 
+_Static_assert(GROUP_RANGE <= 1024 && BLOCK_MAX_INSNS < 64 && GROUPS_MAX * sizeof(struct group_access) + sizeof(struct block) +
+	       BLOCK_LINKS_MAX * sizeof(struct block_link) + sizeof(struct block_extra) +
+	       2 * BLOCK_MAX_INSNS * sizeof(struct op_call) < RECORD_UNIT << 11, "the bits of struct group_access");
+
 /* A leader looks up the group's whole range. */
 static struct place emit_group_lookup(struct translation *t, const struct insn *insn, const struct access_group *group,
 				      unsigned size, unsigned use)

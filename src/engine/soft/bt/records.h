@@ -128,7 +128,7 @@ struct single_way {
 struct block_extra {
 	uint64_t gpa2;            /* of a block that crosses pages: the second one's */
 	uint64_t granules;        /* it depends on just these, where its ranges say more; else 0 */
-	record_place page2_next;  /* … the next one in that page's list */
+	record_place page2_next;  /* of one that crosses pages: the next one in the second page's list */
 	record_place single_ways; /* of a block without groups */
 	record_place sites;       /* struct native_sites */
 	uint8_t lodgers;          /* residence.h */

@@ -381,17 +381,23 @@ static void emit_slow_group(struct translation *t, const struct group_access *gr
 	emit_call(e, t->bt->slow_group);
 }
 
+/* The stack window's thunk, and the jump back that it returns to where it has found the page. */
+static void emit_window_call(struct translation *t, const struct slow_stub *stub, uint8_t *const thunk[TLB_CLASSES][2])
+{
+	bool write = ACCESS_USE(stub->access) & USE_WRITE;
+
+	emit_mov_imm(t->e, H_R10, PAGE_SIZE - stub->reach);
+	emit_call(t->e, thunk[MODE_CLASS(stub->key)][write]);
+	emit_jmp(t->e, stub->resume + t->e->exec_offset);
+}
+
 /*
  * An access by itself through the stack window: its description follows the jump back (thunks.c: emit_described_thunk),
  * for it is hardly ever looked at.
  */
 static void emit_window_stub(struct translation *t, const struct slow_stub *stub)
 {
-	bool write = ACCESS_USE(stub->access) & USE_WRITE;
-
-	emit_mov_imm(t->e, H_R10, PAGE_SIZE - stub->reach);
-	emit_call(t->e, t->bt->window_access[MODE_CLASS(stub->key)][write]);
-	emit_jmp(t->e, stub->resume + t->e->exec_offset);
+	emit_window_call(t, stub, t->bt->window_access);
 	emit32(t->e, stub->access);
 }
 
@@ -412,10 +418,7 @@ static void emit_stub_address(struct translation *t, const struct slow_stub *stu
 		emit_lea(e, H_R11, at(H_R11, stub->offset));
 		break;
 	case LOOK_UP_WINDOW:
-		/* it returns here, or behind the jump, with the address in r11 */
-		emit_mov_imm(e, H_R10, PAGE_SIZE - stub->reach);
-		emit_call(e, t->bt->window_missed[MODE_CLASS(stub->key)][!!(ACCESS_USE(stub->access) & USE_WRITE)]);
-		emit_jmp(e, stub->resume + e->exec_offset);
+		emit_window_call(t, stub, t->bt->window_missed); /* or behind the jump, with the address in r11 */
 		break;
 	}
 }
@@ -630,7 +633,6 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	t.careful = key & (KEY_CAREFUL | MODE_ALIGN) || (!t.code64 && !(key & MODE_FLAT && key & MODE_CODE32)) ||
 		    bt->cpu->tune_off & ENGINE_TUNE_FAST_TLB;
 	/* Non-flat segments in 32-bit code are seen per instruction. */
-	t.linear_known = block_linear_key(bt, linear, key);
 	t.counted = bt->cpu->clock == ENGINE_CLOCK_DETERMINISTIC;
 	t.linear = linear & PAGE_MASK;
 	t.count = t.stub_count = t.site_count = t.cold_count = 0;
@@ -639,6 +641,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	if (!block)
 		return NULL;
 	*block = (struct block){ .gpa = gpa, .key = key, .linear = block_linear_key(bt, linear, key) };
+	t.linear_known = block->linear;
 	if (t.count == 0)
 		return block; /* the first instruction runs into the next page: insn_count 0 says so */
 	note_bytes(&t);
