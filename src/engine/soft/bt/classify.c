@@ -633,8 +633,7 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 		case C(cli):
 			return BT_CLI;
 		case C(sti):
-			/* in non-root operation the shadow can be seen by a VM exit */
-			return real && !(key & (MODE_NONROOT | KEY_ONE | KEY_CAREFUL)) ? BT_STI : insn->op;
+			return real && !(key & (KEY_ONE | KEY_CAREFUL)) ? BT_STI : insn->op;
 		case C(stac):
 			return key & MODE_SMAP ? BT_STAC : insn->op;
 		case C(clac):

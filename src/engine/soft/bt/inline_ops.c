@@ -36,15 +36,23 @@ static bool has_simple_form(const struct insn *insn)
 }
 
 /*
- * STI. No interrupt can get in before the block's next look at the kick word, so the shadow needs no
- * representation where the next instruction is an ordinary one. What was found pending while IF was clear is
- * the slow way's business.
+ * Whether nobody can see that the instruction after an STI runs under its shadow: no interrupt gets in before the block's
+ * next look at the kick word, but in non-root operation a VM exit of the instruction itself would save the shadow. Linux
+ * has a NOP there.
  */
+static bool hides_shadow(const struct translation *t, unsigned i)
+{
+	if (i >= t->count)
+		return false;
+	return t->key & MODE_NONROOT ? t->insn[i].op == BT_NOP : has_simple_form(&t->insn[i]);
+}
+
+/* STI. What was found pending while IF was clear is the slow way's business. */
 void emit_sti(struct translation *t, const struct insn *insn)
 {
 	struct cold_exit *cold;
 
-	if (t->i + 1 >= t->count || !has_simple_form(&t->insn[t->i + 1]) ||
+	if (!hides_shadow(t, t->i + 1) ||
 	    t->cold_count >= sizeof(t->cold) / sizeof(t->cold[0]) - 2) {
 		emit_op_call(t, insn, op_sti, true);
 		return;
