@@ -641,7 +641,9 @@ static unsigned inline_form(struct bt *bt, const struct insn *insn, uint32_t key
 		case C(swapgs):
 			return BT_SWAPGS;
 		case C(mov_from_cr):
-			return !(key & MODE_NONROOT) && insn->reg <= 4 && insn->reg != 1 ? BT_MOV_FROM_CR : insn->op;
+			/* no control of VMX stands before CR2 */
+			return insn->reg == 2 || (!(key & MODE_NONROOT) && insn->reg <= 4 && insn->reg != 1)
+				       ? BT_MOV_FROM_CR : insn->op;
 		}
 	}
 	switch (insn->op) {
