@@ -38,13 +38,15 @@ static bool has_simple_form(const struct insn *insn)
 /*
  * Whether nobody can see that the instruction after an STI runs under its shadow: no interrupt gets in before the block's
  * next look at the kick word, but in non-root operation a VM exit of the instruction itself would save the shadow. Linux
- * has a NOP there.
+ * has a NOP or a jump there.
  */
 static bool hides_shadow(const struct translation *t, unsigned i)
 {
 	if (i >= t->count)
 		return false;
-	return t->key & MODE_NONROOT ? t->insn[i].op == BT_NOP : has_simple_form(&t->insn[i]);
+	if (t->key & MODE_NONROOT)
+		return t->insn[i].op == BT_NOP || t->insn[i].op == BT_JMP;
+	return has_simple_form(&t->insn[i]);
 }
 
 /* STI. What was found pending while IF was clear is the slow way's business. */
