@@ -284,6 +284,41 @@ static void invalidation(void)
 		vmwrite(GUEST_RIP, (uint64_t)load);
 		CHECK_EQ(vmx_run(), EXIT_REASON_EPT_VIOLATION);
 	}
+	rule("pages of one 2 MiB EPT page, and its rights after INVEPT");
+	vmx_fresh(load);
+	vmx_ept(0);
+	vmx_secondary(CPU2_ENABLE_VPID);
+	for (unsigned i = 0; i < 3; i++) {
+		l2_window[9 + i] = (40 << 20) + i * 0x5000 + 7;
+		*(uint64_t *)((40ul << 20) + i * 0x5000) = 0x1234 + i;
+		l2[RBX] = L2_WINDOW + 0x9000 + i * 0x1000;
+		vmwrite(GUEST_RIP, (uint64_t)load);
+		CHECK_EQ(vmx_run(), EXIT_REASON_VMCALL);
+		CHECK_EQ(l2[RAX], 0x1234 + i);
+	}
+	ept_pd[20] &= ~EPT_W;
+	invept(1, ept_pointer(0), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		vmwrite(GUEST_RIP, (uint64_t)(i ? load : store));
+		CHECK_EQ(vmx_run(), i ? EXIT_REASON_VMCALL : EXIT_REASON_EPT_VIOLATION);
+	}
+	rule("a right that L1 adds to a 2 MiB page is seen without INVEPT, in its other pages too");
+	ept_pd[20] |= EPT_W;
+	vmwrite(GUEST_RIP, (uint64_t)store);
+	CHECK_EQ(vmx_run(), EXIT_REASON_VMCALL);
+	rule("4 KiB pages instead of a 2 MiB page, after INVEPT");
+	for (unsigned i = 0; i < 512; i++)
+		other_pt[i] = ((40ull << 20) + i * 4096) | EPT_RWX_WB;
+	other_pt[5] = (uint64_t)l2_page[0] | EPT_RWX_WB;
+	*(uint64_t *)l2_page[0] = 0x4321;
+	ept_pd[20] = (uint64_t)other_pt | 7;
+	invept(2, 0, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		l2[RBX] = L2_WINDOW + 0x9000 + i * 0x1000;
+		vmwrite(GUEST_RIP, (uint64_t)load);
+		CHECK_EQ(vmx_run(), EXIT_REASON_VMCALL);
+		CHECK_EQ(l2[RAX], i ? 0x4321 : 0x1234);
+	}
 	rule("another page behind the same address after INVEPT, also for code");
 	entry = setup(jump, 7, 0);
 	vmx_secondary(CPU2_ENABLE_VPID);

@@ -253,6 +253,36 @@ static void permission_miss_walks_again_before_it_faults(void **state)
 	assert_ptr_equal(WRITE(0x1000), ram + 0x5000);
 }
 
+/*
+ * SDM, Invalidation of TLBs and Paging-Structure Caches: a page table that was replaced without INVLPG may still cause a
+ * fault, which forgets it.
+ */
+static void absent_pages_are_told_by_the_cache_once(void **state)
+{
+	long_mode();
+	map_page(1, 0x5000 | P | W);
+	READ(0x1000);
+	put64(PML4, 0);
+	assert_page_fault(WRITE(0x2000), 2, 0x2000);
+	map_page(2, 0x6000 | P | W); /* the handler enters the page: the table is in use */
+	assert_ptr_equal(WRITE(0x2000), ram + 0x6000);
+	assert_page_fault(at(0x3000, ACCESS_READ, TLB_USER), 4, 0x3000);
+	/* Nothing came of it. Which table counts is to be seen in the upper levels again. */
+	put64(PML4, PDPT | P | W | U | 1ull << 51);
+	assert_page_fault(READ(0x3000), 9, 0x3000);
+	put64(PML4, PDPT | P | W | U);
+
+	/* A fault, but for an address of its own, and the new table is found. */
+	tlb_flush_current(cpu, true);
+	READ(0x1000);
+	put64(PD, 0x8000 | P | W | U);
+	put64(0x8000 + 8 * 4, 0x9000 | P | W);
+	put64(0x8000 + 8 * 5, 0xa000 | P | W);
+	RAISES(READ(0x4000));
+	assert_ptr_equal(READ(0x4000), ram + 0x9000);
+	assert_ptr_equal(READ(0x5000), ram + 0xa000);
+}
+
 /* ---- flushes ---- */
 
 static void cr3_load_keeps_global_pages(void **state)
@@ -895,6 +925,7 @@ int main(void)
 	    TEST(accessed_and_dirty_flags),
 	    TEST(flag_updates_notify_the_translator),
 	    TEST(permission_miss_walks_again_before_it_faults),
+	    TEST(absent_pages_are_told_by_the_cache_once),
 	    TEST(cr3_load_keeps_global_pages),
 	    TEST(pcids_have_contexts_of_their_own),
 	    TEST(invlpg_and_invpcid_reach_what_the_manual_says),

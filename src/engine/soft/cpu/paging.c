@@ -8,8 +8,8 @@
  * dirty on the last, each by compare-exchange and only where it is missing. Another processor that changes an
  * entry in between makes the walk start again.
  *
- * The paging-structure cache makes most walks one table access or none. It is only a short cut to success:
- * whatever is not plainly permitted through it takes the full walk, which alone raises faults.
+ * The paging-structure cache makes most walks one table access or none. It is a short cut to success and to pages that
+ * are not present: whatever else is not plainly permitted through it takes the full walk, which raises all other faults.
  */
 #include "engine/soft/cpu/cpu.h"
 #include "engine/soft/cpu/memory.h"
@@ -371,6 +371,7 @@ static void fill_walk_cache(struct walk_cache *cache, const struct walk_request 
 	}
 	entry->tag = gla >> 21;
 	entry->generation = cache->generation;
+	entry->absent = 0;
 }
 
 static void full_walk(struct cpu *cpu, struct walk_cache *cache, const struct walk_request *request,
@@ -409,6 +410,30 @@ again:
 	       walk);
 }
 
+/* Of an address's entry in its page table. */
+static inline unsigned table_index(enum paging_mode mode, uint64_t gla)
+{
+	return (gla >> PAGE_SHIFT) & ((1u << shapes[mode].index_bits) - 1);
+}
+
+/*
+ * Does the cached page table alone tell that the page is not present? SDM, Invalidation of TLBs and Paging-Structure
+ * Caches: a fault forgets what it came from, for the table may have been replaced without INVLPG. Here the entry stays,
+ * but it has to prove itself before the next such fault: the guest has meanwhile entered, in this very table, the page
+ * that the last one was about.
+ */
+static bool plainly_absent(struct walk_entry *entry, enum paging_mode mode, uint64_t gla)
+{
+	const unsigned size = shapes[mode].entry_size, index = table_index(mode, gla);
+
+	if (entry->rights & WALK_LARGE || load_entry(entry->table + index * size, size) & ENTRY_P)
+		return false;
+	if (entry->absent && !(load_entry(entry->table + (entry->absent - 1u) * size, size) & ENTRY_P))
+		return false;
+	entry->absent = index + 1;
+	return true;
+}
+
 /* False where the full walk has to decide. */
 static bool cached_walk(struct cpu *cpu, const struct walk_entry *entry, const struct walk_request *request,
                         enum paging_mode mode, struct page_walk *walk)
@@ -427,7 +452,7 @@ static bool cached_walk(struct cpu *cpu, const struct walk_entry *entry, const s
 		finish(cpu, request, entry->frame + (gla & 0x1ff000), entry->rights & ~WALK_LARGE, walk);
 		return true;
 	}
-	step.gpa = ((gla >> PAGE_SHIFT) & ((1u << shapes[mode].index_bits) - 1)) * size;
+	step.gpa = table_index(mode, gla) * size;
 	step.host = entry->table + step.gpa;
 	step.value = load_entry(step.host, size);
 	if (!(step.value & ENTRY_P) || (step.value & reserved_bits(cpu, mode)))
@@ -457,7 +482,7 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
 {
 	const struct walk_request request = {.gla = gla, .access = access, .class = class};
 	const enum paging_mode mode = paging_mode(cpu);
-	const struct walk_entry *entry = &cache->entry[(gla.v >> 21) % WALK_SLOTS];
+	struct walk_entry *entry = &cache->entry[(gla.v >> 21) % WALK_SLOTS];
 
 	if (mode == PAGING_NONE) {
 		/* SDM, Exit Qualification for EPT Violations: without paging every page counts as a user's,
@@ -468,8 +493,12 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
 		return;
 	}
 	if (entry->tag == gla.v >> 21 && entry->generation == cache->generation &&
-	    cached_walk(cpu, entry, &request, mode, walk))
-		return;
+	    !(cpu->tune_off & ENGINE_TUNE_WALK_CACHE)) {
+		if (cached_walk(cpu, entry, &request, mode, walk))
+			return;
+		if (plainly_absent(entry, mode, gla.v))
+			page_fault(cpu, &request, 0);
+	}
 	full_walk(cpu, cache, &request, mode, walk);
 }
 
@@ -486,9 +515,8 @@ bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enu
 		return false;
 	if (!(entry->rights & WALK_LARGE)) {
 		const unsigned size = shapes[mode].entry_size;
-		uint64_t index = (gla.v >> PAGE_SHIFT) & ((1u << shapes[mode].index_bits) - 1);
 
-		if ((load_entry(entry->table + index * size, size) & wanted) != wanted)
+		if ((load_entry(entry->table + table_index(mode, gla.v) * size, size) & wanted) != wanted)
 			return false;
 	}
 	return cached_walk(cpu, entry, &request, mode, walk);

@@ -15,13 +15,16 @@
 #define WALK_SLOTS 256
 
 struct walk_entry {
-	uint64_t tag;   /* linear address >> 21 */
-	uint64_t frame; /* large page: physical address (L2's under EPT) of this 2 MiB piece */
-	uint8_t *table; /* otherwise: host address of the page table */
+	uint64_t tag; /* linear address >> 21 */
+	union {
+		uint64_t frame; /* large page: physical address (L2's under EPT) of this 2 MiB piece */
+		uint8_t *table; /* otherwise: host address of the page table */
+	};
 	uint32_t generation;
 	uint32_t rights;    /* WALK_* of all levels above the page table; of the page where WALK_LARGE */
 	uint64_t table_gpa; /* L1-physical, for telling the translator of A/D updates */
 	uint64_t table_l2;  /* the page table's address before nested translation */
+	uint16_t absent;    /* 1 + the index of the last page that was found not present without a full walk, or 0 */
 };
 
 #define WALK_WRITABLE       (1u << 1) /* the places of R/W, U/S, D and G in an entry */

@@ -30,6 +30,9 @@
 #define VIOLATION_NX            (1u << 11)
 #define VIOLATION_NMI_UNBLOCKED (1u << 12)
 
+#define LARGE_SHIFT 21
+#define LARGE_MASK  (~0ull << LARGE_SHIFT)
+
 /* ept_cache_entry.tag */
 #define TAG_WRITABLE (1u << 3) /* writes need no dirty flag set */
 #define TAG_VALID    (1u << 11)
@@ -120,9 +123,54 @@ static void set_accessed_dirty(struct cpu *cpu, struct ept_walk *walk, bool writ
 	}
 }
 
-static struct ept_cache_entry *cache_slot(struct vmx_runtime *rt, uint64_t l2_gpa)
+/* Where a page may be: by itself, and as part of 2 MiB that one entry maps. */
+struct cache_slots {
+	struct ept_cache_entry *page, *large;
+};
+
+static struct cache_slots cache_slots(struct vmx_runtime *rt, uint64_t l2_gpa)
 {
-	return &rt->ept_cache[(l2_gpa >> PAGE_SHIFT ^ l2_gpa >> 21) % EPT_CACHE_SLOTS];
+	return (struct cache_slots){
+	    .page = &rt->ept_cache[(l2_gpa >> PAGE_SHIFT ^ l2_gpa >> LARGE_SHIFT) % EPT_CACHE_SLOTS],
+	    .large = &rt->ept_large_cache[(l2_gpa >> LARGE_SHIFT) % EPT_CACHE_SLOTS],
+	};
+}
+
+static void cache_drop(const struct cache_slots *slots)
+{
+	slots->page->tag = slots->large->tag = 0;
+}
+
+static void cache_fill(const struct cache_slots *slots, uint64_t eptp, uint64_t l2_gpa, const struct ept_walk *walk,
+                       bool writable)
+{
+	bool large = walk->depth < 4;
+	uint64_t mask = large ? LARGE_MASK : PAGE_MASK;
+
+	*(large ? slots->large : slots->page) = (struct ept_cache_entry){
+	    .tag = (l2_gpa & mask) | TAG_VALID | (walk->rights & EPT_RWX) | (writable ? TAG_WRITABLE : 0),
+	    .l1_gpa = walk->l1_gpa & mask,
+	    .eptp = eptp,
+	};
+}
+
+/* tag: TAG_VALID and the rights that are wanted. False where the cache does not grant them. */
+static bool cache_find(const struct cache_slots *slots, uint64_t eptp, uint64_t l2_gpa, uint64_t tag,
+                       struct nested_mapping *mapping)
+{
+	const struct ept_cache_entry *entry = slots->large;
+	uint64_t mask = LARGE_MASK;
+
+	if (entry->eptp != eptp || (entry->tag & (mask | tag)) != ((l2_gpa & mask) | tag)) {
+		entry = slots->page;
+		mask = PAGE_MASK;
+		if (entry->eptp != eptp || (entry->tag & (mask | tag)) != ((l2_gpa & mask) | tag))
+			return false;
+	}
+	mapping->l1_gpa = GPA(entry->l1_gpa | (l2_gpa & ~mask & PAGE_MASK));
+	mapping->writable = entry->tag & TAG_WRITABLE;
+	mapping->executable = entry->tag & EPT_X;
+	return true;
 }
 
 void vmx_ept_cache_flush(struct cpu *cpu)
@@ -130,6 +178,7 @@ void vmx_ept_cache_flush(struct cpu *cpu)
 	struct vmx_runtime *rt = vmx_runtime(cpu);
 
 	memset(rt->ept_cache, 0, sizeof rt->ept_cache);
+	memset(rt->ept_large_cache, 0, sizeof rt->ept_large_cache);
 }
 
 static _Noreturn void exit_violation(struct cpu *cpu, uint64_t l2_gpa, const struct nested_access *access,
@@ -173,25 +222,21 @@ void vmx_translate(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *ac
 {
 	struct vmx_runtime *rt = vmx_runtime(cpu);
 	uint64_t eptp = running(cpu, VMCS_EPT_POINTER);
-	struct ept_cache_entry *cached = cache_slot(rt, l2_gpa.v);
+	const struct cache_slots slots = cache_slots(rt, l2_gpa.v);
 	/* With dirty flags on, accesses to the guest's paging structures count as writes. */
 	bool write = access->access == ACCESS_WRITE || (access->is_walk && rt->ept_dirty);
 	uint32_t needed = write ? EPT_W : access->access == ACCESS_FETCH ? EPT_X : EPT_R;
-	uint64_t wanted = (l2_gpa.v & PAGE_MASK) | TAG_VALID | (write ? TAG_WRITABLE : needed);
 	struct ept_walk walk;
-	bool writable;
 
-	if (cached->eptp == eptp && (cached->tag & (PAGE_MASK | wanted)) == wanted) {
-		mapping->l1_gpa = GPA(cached->l1_gpa);
-		mapping->writable = cached->tag & TAG_WRITABLE;
-		mapping->executable = cached->tag & EPT_X;
-		mapping->apic_access = cpu->apic_access_page && cached->l1_gpa == cpu->apic_access_page;
+	if (!(cpu->tune_off & ENGINE_TUNE_WALK_CACHE) &&
+	    cache_find(&slots, eptp, l2_gpa.v, TAG_VALID | (write ? TAG_WRITABLE : needed), mapping)) {
+		mapping->apic_access = cpu->apic_access_page && mapping->l1_gpa.v == cpu->apic_access_page;
 		return;
 	}
 
 	switch (ept_walk(cpu, eptp, l2_gpa.v, &walk)) {
 	case WALK_MISCONFIGURED:
-		cached->tag = 0;
+		cache_drop(&slots);
 		exit_misconfiguration(cpu, l2_gpa.v);
 	case WALK_NOT_PRESENT:
 		break;
@@ -202,7 +247,7 @@ void vmx_translate(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *ac
 			goto mapped;
 		break;
 	}
-	cached->tag = 0;
+	cache_drop(&slots);
 	exit_violation(cpu, l2_gpa.v, access,
 	               access->is_walk && write ? VIOLATION_READ | VIOLATION_WRITE
 	               : write                  ? VIOLATION_WRITE
@@ -213,17 +258,11 @@ void vmx_translate(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *ac
 mapped:
 	if (rt->ept_dirty)
 		set_accessed_dirty(cpu, &walk, write);
-	writable = (walk.rights & EPT_W) && (!rt->ept_dirty || (walk.entry[walk.depth - 1] & EPT_D));
+	mapping->writable = (walk.rights & EPT_W) && (!rt->ept_dirty || (walk.entry[walk.depth - 1] & EPT_D));
 	mapping->l1_gpa = GPA(walk.l1_gpa & PAGE_MASK);
-	mapping->writable = writable;
 	mapping->executable = walk.rights & EPT_X;
 	mapping->apic_access = cpu->apic_access_page && mapping->l1_gpa.v == cpu->apic_access_page;
-	*cached = (struct ept_cache_entry){
-	    .tag =
-	        (l2_gpa.v & PAGE_MASK) | TAG_VALID | (walk.rights & EPT_RWX) | (writable ? TAG_WRITABLE : 0),
-	    .l1_gpa = mapping->l1_gpa.v,
-	    .eptp = eptp,
-	};
+	cache_fill(&slots, eptp, l2_gpa.v, &walk, mapping->writable);
 }
 
 bool vmx_probe(struct cpu *cpu, gpa_t l2_gpa, gpa_t *l1_gpa)

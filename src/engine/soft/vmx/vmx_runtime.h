@@ -19,8 +19,8 @@ struct vmcs;
 #define EPT_CACHE_SLOTS 512
 
 struct ept_cache_entry {
-	uint64_t tag;    /* l2_gpa page | EPT_CACHE_* rights; bit 11 set where valid */
-	uint64_t l1_gpa; /* page */
+	uint64_t tag;    /* l2_gpa of the page, or of the 2 MiB | TAG_* and rights (ept.c) */
+	uint64_t l1_gpa; /* likewise */
 	uint64_t eptp;   /* the whole EPTP */
 };
 
@@ -52,7 +52,7 @@ struct vmx_runtime {
 	uint32_t guest_paging;               /* paging bits with which non-root operation was entered */
 	bool root_nmi_blocked; /* blocking by NMI when root operation was left, for a failed entry */
 	struct paging_tag paging_tag[PAGING_TAGS];
-	struct ept_cache_entry ept_cache[EPT_CACHE_SLOTS];
+	struct ept_cache_entry ept_cache[EPT_CACHE_SLOTS], ept_large_cache[EPT_CACHE_SLOTS];
 };
 
 /* TSC ticks per tick of the preemption timer, as a shift: IA32_VMX_MISC[4:0]. */
