@@ -561,6 +561,7 @@ static struct {
 	uint64_t deny; /* this L2 page is refused */
 	uint64_t apic; /* this one is the APIC-access page */
 	bool clean;    /* nothing is writable without a further walk, unless asked for a write */
+	bool forgets;  /* nothing is told without a walk */
 } nested;
 
 static void translate(struct cpu *c, gpa_t l2_gpa, const struct nested_access *access,
@@ -582,13 +583,20 @@ static void translate(struct cpu *c, gpa_t l2_gpa, const struct nested_access *a
 	mapping->apic_access = l2_gpa.v >> PAGE_SHIFT == nested.apic >> PAGE_SHIFT;
 }
 
+static bool peek(struct cpu *c, gpa_t l2_gpa, enum mem_access access, struct nested_mapping *mapping)
+{
+	mapping->l1_gpa = GPA((l2_gpa.v & PAGE_MASK) + NESTED_OFFSET);
+	mapping->writable = access == ACCESS_WRITE;
+	return !nested.forgets;
+}
+
 static bool apic_access(struct cpu *c, gpa_t l2_gpa, unsigned size, enum mem_access access, uint64_t *value)
 {
 	*value = 0x1234 + (l2_gpa.v & 0xfff);
 	return true;
 }
 
-static const struct virt_hooks hooks = {.translate = translate, .apic_access = apic_access};
+static const struct virt_hooks hooks = {.translate = translate, .peek = peek, .apic_access = apic_access};
 
 static void nested_paging_combines_both_tables(void **state)
 {
@@ -649,8 +657,21 @@ static void nested_paging_combines_both_tables(void **state)
 	assert_int_equal(mem_read_linear(cpu, GLA(0x1008), 4, TLB_SUPER), 0x1234 + 8);
 	assert_false(cached(0x1008, ACCESS_READ, TLB_SUPER));
 
-	/* INVVPID of another VPID and INVEPT of another EPTP leave it alone; root operation has its own. */
+	/* A look without effect asks for what is remembered. */
 	nested.apic = ~0ull;
+	WRITE(0x1000);
+	WRITE(0x40001000); /* its slot of the TLB */
+	READ(0x2000);      /* its page table */
+	nested.calls = 0;
+	nested.forgets = true;
+	assert_false(tlb_peek(cpu, GLA(0x1000), ACCESS_WRITE, TLB_SUPER));
+	nested.forgets = false;
+	assert_true(tlb_peek(cpu, GLA(0x1000), ACCESS_WRITE, TLB_SUPER));
+	assert_true(cached(0x1000, ACCESS_WRITE, TLB_SUPER));
+	assert_ptr_equal(WRITE(0x1004), ram + NESTED_OFFSET + 0x5004);
+	assert_int_equal(nested.calls, 0);
+
+	/* INVVPID of another VPID and INVEPT of another EPTP leave it alone; root operation has its own. */
 	READ(0x1000);
 	tlb_flush_vpid(cpu, 1, 2, GLA(0));
 	tlb_flush_ept(cpu, 1, 0x124000);

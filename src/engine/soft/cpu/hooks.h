@@ -102,6 +102,10 @@ struct virt_hooks {
 	void (*translate)(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *access,
 			  struct nested_mapping *mapping);
 
+	/* The same as far as it is remembered, for a page's own address: without effect, never leaves; false where it
+	 * is not. May be NULL. */
+	bool (*peek)(struct cpu *cpu, gpa_t l2_gpa, enum mem_access access, struct nested_mapping *mapping);
+
 	/* The same for mem_probe: no A/D updates, never leaves; false where not mapped. May be NULL. */
 	bool (*probe)(struct cpu *cpu, gpa_t l2_gpa, gpa_t *l1_gpa);
 

@@ -62,6 +62,7 @@ struct walk_request {
 	enum mem_access access;
 	enum tlb_class class;
 	bool probe;
+	bool peek; /* without effect, by what is remembered only */
 };
 
 /* Bits of an entry that must be 0 in this mode, those of large pages apart. */
@@ -208,8 +209,8 @@ static bool set_flags(struct cpu *cpu, const struct walk_request *request, struc
 	                                   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
-/* The last stage: the page's own address through nested paging. */
-static void finish(struct cpu *cpu, const struct walk_request *request, uint64_t page, uint32_t rights,
+/* The last stage: the page's own address through nested paging. False only for a peek. */
+static bool finish(struct cpu *cpu, const struct walk_request *request, uint64_t page, uint32_t rights,
                    struct page_walk *walk)
 {
 	walk->rights = rights;
@@ -218,7 +219,7 @@ static void finish(struct cpu *cpu, const struct walk_request *request, uint64_t
 		walk->gpa = GPA(page);
 		walk->apic_access = false;
 		walk->nested_writable = true;
-		return;
+		return true;
 	}
 
 	struct nested_access nested = {
@@ -232,10 +233,14 @@ static void finish(struct cpu *cpu, const struct walk_request *request, uint64_t
 	};
 	struct nested_mapping mapping = {0};
 
-	cpu->virt->translate(cpu, GPA(page | (request->gla.v & ~PAGE_MASK)), &nested, &mapping);
+	if (!request->peek)
+		cpu->virt->translate(cpu, GPA(page | (request->gla.v & ~PAGE_MASK)), &nested, &mapping);
+	else if (!cpu->virt->peek || !cpu->virt->peek(cpu, GPA(page), request->access, &mapping))
+		return false;
 	walk->gpa = GPA(mapping.l1_gpa.v & PAGE_MASK);
 	walk->apic_access = mapping.apic_access;
 	walk->nested_writable = mapping.writable;
+	return true;
 }
 
 /* Reserved bits of an entry that maps a large page. */
@@ -449,8 +454,7 @@ static bool cached_walk(struct cpu *cpu, const struct walk_entry *entry, const s
 		if (request->access == ACCESS_WRITE && !(entry->rights & WALK_DIRTY))
 			return false;
 		walk->page_shift = 21;
-		finish(cpu, request, entry->frame + (gla & 0x1ff000), entry->rights & ~WALK_LARGE, walk);
-		return true;
+		return finish(cpu, request, entry->frame + (gla & 0x1ff000), entry->rights & ~WALK_LARGE, walk);
 	}
 	step.gpa = table_index(mode, gla) * size;
 	step.host = entry->table + step.gpa;
@@ -472,9 +476,8 @@ static bool cached_walk(struct cpu *cpu, const struct walk_entry *entry, const s
 	}
 	rights = (rights & ~WALK_TABLE_WRITABLE) | leaf_rights(cpu, step.value);
 	walk->page_shift = PAGE_SHIFT;
-	finish(cpu, request, step.value & (mode == PAGING_32BIT ? 0xfffff000 : 0x000ffffffffff000ull), rights,
-	       walk);
-	return true;
+	return finish(cpu, request, step.value & (mode == PAGING_32BIT ? 0xfffff000 : 0x000ffffffffff000ull), rights,
+		      walk);
 }
 
 void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_access access,
@@ -505,13 +508,13 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
 bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
                  struct page_walk *walk)
 {
-	const struct walk_request request = {.gla = gla, .access = access, .class = class};
+	const struct walk_request request = {.gla = gla, .access = access, .class = class, .peek = true};
 	const enum paging_mode mode = paging_mode(cpu);
 	const struct walk_entry *entry = &cache->entry[(gla.v >> 21) % WALK_SLOTS];
 	const uint64_t wanted = access == ACCESS_WRITE ? ENTRY_A | ENTRY_D : ENTRY_A;
 
-	if (mode == PAGING_NONE || cpu->nested_paging || entry->tag != gla.v >> 21 ||
-	    entry->generation != cache->generation)
+	if (mode == PAGING_NONE || entry->tag != gla.v >> 21 || entry->generation != cache->generation ||
+	    cpu->tune_off & ENGINE_TUNE_WALK_CACHE)
 		return false;
 	if (!(entry->rights & WALK_LARGE)) {
 		const unsigned size = shapes[mode].entry_size;

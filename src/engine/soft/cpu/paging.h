@@ -58,8 +58,8 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
                  enum tlb_class class, struct page_walk *walk);
 
 /*
- * The same as far as it has no effect: false where it is not known from the cache, is not permitted, would set a flag,
- * or nested paging has a say.
+ * The same as far as it has no effect: false where it is not known from the cache and what nested paging remembers, is not
+ * permitted, or would set a flag.
  */
 bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
                  struct page_walk *walk);

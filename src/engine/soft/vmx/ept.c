@@ -154,13 +154,15 @@ static void cache_fill(const struct cache_slots *slots, uint64_t eptp, uint64_t 
 	};
 }
 
-/* tag: TAG_VALID and the rights that are wanted. False where the cache does not grant them. */
-static bool cache_find(const struct cache_slots *slots, uint64_t eptp, uint64_t l2_gpa, uint64_t tag,
-                       struct nested_mapping *mapping)
+/* needed: EPT_W of a write, else EPT_R or EPT_X. False where the cache does not grant it. */
+static bool cache_find(const struct cpu *cpu, const struct cache_slots *slots, uint64_t eptp, uint64_t l2_gpa,
+                       uint32_t needed, struct nested_mapping *mapping)
 {
 	const struct ept_cache_entry *entry = slots->large;
-	uint64_t mask = LARGE_MASK;
+	uint64_t mask = LARGE_MASK, tag = TAG_VALID | (needed == EPT_W ? TAG_WRITABLE : needed);
 
+	if (cpu->tune_off & ENGINE_TUNE_WALK_CACHE)
+		return false;
 	if (entry->eptp != eptp || (entry->tag & (mask | tag)) != ((l2_gpa & mask) | tag)) {
 		entry = slots->page;
 		mask = PAGE_MASK;
@@ -170,6 +172,7 @@ static bool cache_find(const struct cache_slots *slots, uint64_t eptp, uint64_t 
 	mapping->l1_gpa = GPA(entry->l1_gpa | (l2_gpa & ~mask & PAGE_MASK));
 	mapping->writable = entry->tag & TAG_WRITABLE;
 	mapping->executable = entry->tag & EPT_X;
+	mapping->apic_access = cpu->apic_access_page && mapping->l1_gpa.v == cpu->apic_access_page;
 	return true;
 }
 
@@ -228,12 +231,8 @@ void vmx_translate(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *ac
 	uint32_t needed = write ? EPT_W : access->access == ACCESS_FETCH ? EPT_X : EPT_R;
 	struct ept_walk walk;
 
-	if (!(cpu->tune_off & ENGINE_TUNE_WALK_CACHE) &&
-	    cache_find(&slots, eptp, l2_gpa.v, TAG_VALID | (write ? TAG_WRITABLE : needed), mapping)) {
-		mapping->apic_access = cpu->apic_access_page && mapping->l1_gpa.v == cpu->apic_access_page;
+	if (cache_find(cpu, &slots, eptp, l2_gpa.v, needed, mapping))
 		return;
-	}
-
 	switch (ept_walk(cpu, eptp, l2_gpa.v, &walk)) {
 	case WALK_MISCONFIGURED:
 		cache_drop(&slots);
@@ -263,6 +262,14 @@ mapped:
 	mapping->executable = walk.rights & EPT_X;
 	mapping->apic_access = cpu->apic_access_page && mapping->l1_gpa.v == cpu->apic_access_page;
 	cache_fill(&slots, eptp, l2_gpa.v, &walk, mapping->writable);
+}
+
+bool vmx_peek(struct cpu *cpu, gpa_t l2_gpa, enum mem_access access, struct nested_mapping *mapping)
+{
+	const struct cache_slots slots = cache_slots(vmx_runtime(cpu), l2_gpa.v);
+
+	return cache_find(cpu, &slots, running(cpu, VMCS_EPT_POINTER), l2_gpa.v,
+	                  access == ACCESS_WRITE ? EPT_W : access == ACCESS_FETCH ? EPT_X : EPT_R, mapping);
 }
 
 bool vmx_probe(struct cpu *cpu, gpa_t l2_gpa, gpa_t *l1_gpa)

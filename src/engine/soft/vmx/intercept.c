@@ -438,6 +438,7 @@ const struct virt_hooks vmx_hooks = {
     .poll_interrupt_window = vmx_poll_interrupt_window,
     .wakeup = vmx_wakeup,
     .translate = vmx_translate,
+    .peek = vmx_peek,
     .probe = vmx_probe,
     .apic_access = vmx_apic_access,
     .read_msr = vmx_virtual_read_msr,

@@ -99,6 +99,7 @@ bool vmx_iret_unblocks(struct cpu *cpu);
 /* ---- ept.c ---- */
 void vmx_translate(struct cpu *cpu, gpa_t l2_gpa, const struct nested_access *access,
                    struct nested_mapping *mapping);
+bool vmx_peek(struct cpu *cpu, gpa_t l2_gpa, enum mem_access access, struct nested_mapping *mapping);
 bool vmx_probe(struct cpu *cpu, gpa_t l2_gpa, gpa_t *l1_gpa);
 
 /* ---- apic_virtual.c ---- */
