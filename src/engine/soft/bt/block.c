@@ -432,8 +432,8 @@ void block_drop(struct bt *bt, struct block *block)
 	unlink_singles(bt, block);
 	code_table_forget(bt, block);
 	if (mode_has_jump_cache(block->key) && !(block->key & KEY_ONE))
-		tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->gpa & (PAGE_SIZE - 1),
-				block_code_mem(bt, block));
+		tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->linear ? block->linear : block->gpa & ~PAGE_MASK,
+				!block->linear, block_code_mem(bt, block));
 	remove_from_list(bt, block, block->gpa >> PAGE_SHIFT);
 	if (has_second_page(bt, block))
 		remove_from_list(bt, block, block_gpa2(bt, block) >> PAGE_SHIFT);

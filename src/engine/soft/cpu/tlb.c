@@ -488,7 +488,15 @@ void tlb_set_link(struct cpu *cpu, unsigned index, void *code)
 			state->context[i].region->tables.link[index] = code;
 }
 
-void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, unsigned page_offset, const void *code)
+static void forget_jump_at(struct jump_entry *jump, uint64_t rip, const void *code)
+{
+	unsigned slot = jump_slot_of(rip);
+
+	if (jump[slot].code == code)
+		jump[slot] = (struct jump_entry){jump_entry_empty(slot), NULL};
+}
+
+void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, uint64_t rip, bool any_page, const void *code)
 {
 	struct tlb_state *state = tlb_state_of(cpu);
 
@@ -497,13 +505,13 @@ void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, unsigned page_offset
 
 		if (!tables->jump_used[class])
 			continue;
-		/* Every linear address that the block may have, as far as it matters for the slot. */
-		for (uint64_t rip = page_offset; rip < JUMP_CACHE_SLOTS << JUMP_HASH_SHIFT; rip += PAGE_SIZE) {
-			unsigned slot = jump_slot_of(rip);
-
-			if (tables->jump[class][slot].code == code)
-				tables->jump[class][slot] = (struct jump_entry){jump_entry_empty(slot), NULL};
+		if (!any_page) {
+			forget_jump_at(tables->jump[class], rip, code);
+			continue;
 		}
+		/* Every address that the block may have, as far as it matters for the slot. */
+		for (uint64_t at = rip & ~PAGE_MASK; at < JUMP_CACHE_SLOTS << JUMP_HASH_SHIFT; at += PAGE_SIZE)
+			forget_jump_at(tables->jump[class], at, code);
 	}
 }
 

@@ -212,8 +212,9 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page);
 void tlb_revoke_all_writes(struct cpu *cpu);
 /* bt/: sets link[index] of every context. */
 void tlb_set_link(struct cpu *cpu, unsigned index, void *code);
-/* bt/: removes the jump cache entries of `class` that lead to `code`, a block that starts at page_offset. */
-void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, unsigned page_offset, const void *code);
+/* bt/: removes the jump cache entries of `class` that lead to `code`, a block that starts at `rip`, or, where it can be at
+ * any page, at that offset of one. */
+void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, uint64_t rip, bool any_page, const void *code);
 /* Empties the jump caches of all contexts, or the current one only. */
 void tlb_flush_jumps(struct cpu *cpu, bool all_contexts);
 
