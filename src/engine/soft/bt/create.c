@@ -51,38 +51,49 @@ static void *map_anonymous(size_t size)
 #define MADV_COLLAPSE 25
 #endif
 
+/* Address space for `size` bytes, whole pages, from the start of a huge page. NULL: there is none. */
+static uint8_t *reserve_aligned(size_t size)
+{
+	uint8_t *room = mmap(NULL, size + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *start = (uint8_t *)(((uintptr_t)room + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+
+	if (room == MAP_FAILED)
+		return NULL;
+	if (start > room)
+		munmap(room, start - room);
+	munmap(start + size, room + HUGE_PAGE - start);
+	return start;
+}
+
 /*
  * A table that is looked into at random: of the host's small pages every look would also miss its data TLB. The rest of
  * the last huge page is not asked for.
  */
 static void *map_huge(size_t size)
 {
-	uint8_t *room, *start;
+	uint8_t *start;
 
 	size = (size + PAGE_SIZE - 1) & PAGE_MASK;
-	room = map_anonymous(size + HUGE_PAGE);
-
-	if (!room)
+	start = reserve_aligned(size);
+	if (!start)
 		return NULL;
-	start = (uint8_t *)(((uintptr_t)room + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
-	if (start > room)
-		munmap(room, start - room);
-	munmap(start + size, room + HUGE_PAGE - start);
+	if (mprotect(start, size, PROT_READ | PROT_WRITE)) {
+		munmap(start, size);
+		return NULL;
+	}
 	madvise(start, size, MADV_HUGEPAGE);
 	return start;
 }
 
-/* Maps the file at an address where it can be held in huge pages. The file is `size` bytes. */
-static uint8_t *map_aligned(int fd, size_t size, int protection)
+/* Maps the file, `size` bytes, at an address where it can be held in huge pages. NULL: no room. */
+static uint8_t *map_file_aligned(int fd, size_t size, int protection)
 {
-	uint8_t *room = mmap(NULL, size + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint8_t *start = (uint8_t *)(((uintptr_t)room + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+	uint8_t *start = reserve_aligned(size);
 
-	if (room == MAP_FAILED)
-		return MAP_FAILED;
-	munmap(room, start - room);
-	munmap(start + size, room + HUGE_PAGE - start);
-	return mmap(start, size, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+	if (!start || mmap(start, size, protection, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED)
+		return start;
+	munmap(start, size);
+	return NULL;
 }
 
 /*
@@ -116,10 +127,10 @@ static int map_code(struct bt *bt)
 			close(fd);
 		return -errno;
 	}
-	bt->code_rw = map_aligned(fd, size, PROT_READ | PROT_WRITE);
-	bt->code_exec = map_aligned(fd, size, PROT_READ | PROT_EXEC);
+	bt->code_rw = map_file_aligned(fd, size, PROT_READ | PROT_WRITE);
+	bt->code_exec = map_file_aligned(fd, size, PROT_READ | PROT_EXEC);
 	close(fd);
-	if (bt->code_rw == MAP_FAILED || bt->code_exec == MAP_FAILED)
+	if (!bt->code_rw || !bt->code_exec)
 		return -ENOMEM;
 	bt->cold_start = bt->code_rw + MAIN_OF(size);
 	if (size >= 8 * HUGE_PAGE)
@@ -187,7 +198,7 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 
 static void unmap(void *p, size_t size)
 {
-	if (p && p != MAP_FAILED)
+	if (p)
 		munmap(p, size);
 }
 
