@@ -184,6 +184,10 @@ static void debug_exceptions(void)
 
 L2(mov_ss_cpuid, "mov %ss, %eax\n\tmov %eax, %ss\n\tcpuid\n\tvmcall");
 L2(sti_cpuid, "sti\n\tcpuid\n\tvmcall");
+/* The first STI after an entry is a slow one, for a window may be open. */
+L2(sti_load, "sti\n\tnop\n\tcli\n\tsti\n\tmov (%rbx), %rax\n\tvmcall");
+L2(sti_nop_cpuid, "sti\n\tnop\n\tcli\n\tsti\n\tnop\n\tcpuid\n\tvmcall");
+L2(sti_jump_cpuid, "sti\n\tnop\n\tcli\n\tsti\n\tjmp 1f\n\tnop\n1:\tcpuid\n\tvmcall");
 
 static void shadows(void)
 {
@@ -193,6 +197,17 @@ static void shadows(void)
 	CHECK_EQ(vmread(GUEST_PENDING_DEBUG_EXCEPTIONS), 0);
 	CHECK_EQ(vmx_try(sti_cpuid), EXIT_REASON_CPUID);
 	CHECK_EQ(vmread(GUEST_INTERRUPTIBILITY_STATE), STI_BLOCKING);
+	vmx_fresh(sti_load);
+	l2[RBX] = L2_WINDOW + 0x5000;
+	vmwrite(EXCEPTION_BITMAP, 1 << 14);
+	CHECK_EQ(vmx_run(), EXIT_REASON_EXCEPTION_OR_NMI);
+	CHECK_EQ(vmread(GUEST_INTERRUPTIBILITY_STATE), STI_BLOCKING);
+	rule("blocking by STI is over after one instruction");
+	CHECK_EQ(vmx_try(sti_nop_cpuid), EXIT_REASON_CPUID);
+	CHECK_EQ(vmread(GUEST_INTERRUPTIBILITY_STATE), 0);
+	CHECK_EQ(vmread(GUEST_RFLAGS) & RFLAGS_IF, RFLAGS_IF);
+	CHECK_EQ(vmx_try(sti_jump_cpuid), EXIT_REASON_CPUID);
+	CHECK_EQ(vmread(GUEST_INTERRUPTIBILITY_STATE), 0);
 	rule("the state saved under MOV SS with TF has BS, so that it enters again");
 	vmx_fresh(mov_ss_cpuid + 2);
 	l2[RAX] = DATA;
