@@ -480,12 +480,21 @@ static bool cached_walk(struct cpu *cpu, const struct walk_entry *entry, const s
 		      walk);
 }
 
+/* What the cache has for an address, or NULL. */
+static inline struct walk_entry *remembered(const struct cpu *cpu, struct walk_cache *cache, uint64_t gla)
+{
+	struct walk_entry *entry = &cache->entry[(gla >> 21) % WALK_SLOTS];
+	bool holds = entry->tag == gla >> 21 && entry->generation == cache->generation;
+
+	return holds && !(cpu->tune_off & ENGINE_TUNE_WALK_CACHE) ? entry : NULL;
+}
+
 void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_access access,
                  enum tlb_class class, struct page_walk *walk)
 {
 	const struct walk_request request = {.gla = gla, .access = access, .class = class};
 	const enum paging_mode mode = paging_mode(cpu);
-	struct walk_entry *entry = &cache->entry[(gla.v >> 21) % WALK_SLOTS];
+	struct walk_entry *entry;
 
 	if (mode == PAGING_NONE) {
 		/* SDM, Exit Qualification for EPT Violations: without paging every page counts as a user's,
@@ -495,8 +504,8 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
 		       WALK_USER | WALK_WRITABLE | WALK_EXECUTABLE | WALK_DIRTY, walk);
 		return;
 	}
-	if (entry->tag == gla.v >> 21 && entry->generation == cache->generation &&
-	    !(cpu->tune_off & ENGINE_TUNE_WALK_CACHE)) {
+	entry = remembered(cpu, cache, gla.v);
+	if (entry) {
 		if (cached_walk(cpu, entry, &request, mode, walk))
 			return;
 		if (plainly_absent(entry, mode, gla.v))
@@ -505,16 +514,15 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
 	full_walk(cpu, cache, &request, mode, walk);
 }
 
-bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
+bool paging_peek(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
                  struct page_walk *walk)
 {
 	const struct walk_request request = {.gla = gla, .access = access, .class = class, .peek = true};
 	const enum paging_mode mode = paging_mode(cpu);
-	const struct walk_entry *entry = &cache->entry[(gla.v >> 21) % WALK_SLOTS];
+	const struct walk_entry *entry = remembered(cpu, cache, gla.v);
 	const uint64_t wanted = access == ACCESS_WRITE ? ENTRY_A | ENTRY_D : ENTRY_A;
 
-	if (mode == PAGING_NONE || entry->tag != gla.v >> 21 || entry->generation != cache->generation ||
-	    cpu->tune_off & ENGINE_TUNE_WALK_CACHE)
+	if (mode == PAGING_NONE || !entry)
 		return false;
 	if (!(entry->rights & WALK_LARGE)) {
 		const unsigned size = shapes[mode].entry_size;

@@ -61,7 +61,7 @@ void paging_walk(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_
  * The same as far as it has no effect: false where it is not known from the cache and what nested paging remembers, is not
  * permitted, or would set a flag.
  */
-bool paging_peek(struct cpu *cpu, const struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
+bool paging_peek(struct cpu *cpu, struct walk_cache *cache, gla_t gla, enum mem_access access, enum tlb_class class,
                  struct page_walk *walk);
 
 /* Would a fetch from gla by code of class `class` go to the 4 KiB page at `gpa`, without a flag to set? Without nested paging. */

@@ -154,6 +154,11 @@ static void cache_fill(const struct cache_slots *slots, uint64_t eptp, uint64_t 
 	};
 }
 
+static bool grants(const struct ept_cache_entry *entry, uint64_t eptp, uint64_t l2_gpa, uint64_t mask, uint64_t tag)
+{
+	return entry->eptp == eptp && (entry->tag & (mask | tag)) == ((l2_gpa & mask) | tag);
+}
+
 /* needed: EPT_W of a write, else EPT_R or EPT_X. False where the cache does not grant it. */
 static bool cache_find(const struct cpu *cpu, const struct cache_slots *slots, uint64_t eptp, uint64_t l2_gpa,
                        uint32_t needed, struct nested_mapping *mapping)
@@ -163,10 +168,10 @@ static bool cache_find(const struct cpu *cpu, const struct cache_slots *slots, u
 
 	if (cpu->tune_off & ENGINE_TUNE_WALK_CACHE)
 		return false;
-	if (entry->eptp != eptp || (entry->tag & (mask | tag)) != ((l2_gpa & mask) | tag)) {
+	if (!grants(entry, eptp, l2_gpa, mask, tag)) {
 		entry = slots->page;
 		mask = PAGE_MASK;
-		if (entry->eptp != eptp || (entry->tag & (mask | tag)) != ((l2_gpa & mask) | tag))
+		if (!grants(entry, eptp, l2_gpa, mask, tag))
 			return false;
 	}
 	mapping->l1_gpa = GPA(entry->l1_gpa | (l2_gpa & ~mask & PAGE_MASK));
