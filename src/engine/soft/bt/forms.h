@@ -50,7 +50,9 @@ void emit_push(struct translation *t, const struct insn *insn);
 void emit_pop(struct translation *t, const struct insn *insn);
 void emit_push_imm(struct translation *t, const struct insn *insn);
 void emit_push_rm(struct translation *t, const struct insn *insn);
-/* The r/m operand of FF /2, /4, /6 into scratch[0]; scratch[0] onto the stack; the return address onto the stack. */
+/* The r/m operand of FF /2, /4, /6 into r11, keeping the flags where no memory is looked up. */
+void emit_rm_to_r11(struct translation *t, const struct insn *insn);
+/* The same into scratch[0]; scratch[0] onto the stack; the return address onto the stack. */
 void emit_rm_to_scratch(struct translation *t, const struct insn *insn, unsigned size);
 void emit_push_scratch(struct translation *t, unsigned size);
 void emit_push_return(struct translation *t, unsigned size);

@@ -1,6 +1,31 @@
 /* Computing instructions that do not fit emit_native's pattern. */
 #include "engine/soft/bt/forms.h"
 
+static unsigned home_or_none(const struct translation *t, unsigned guest)
+{
+	return guest == INSN_NO_REG ? H_NONE : home_of(t, guest);
+}
+
+/*
+ * Can the host do it in the registers' homes? A result of 32 bits, and an address of them, which clears the upper half,
+ * need no more than the lower halves.
+ */
+static bool is_plain_lea(const struct translation *t, const struct insn *insn)
+{
+	if (insn->base == INSN_BASE_RIP || insn->operand_size == 2 || insn->address_size == 2 ||
+	    (insn->base == INSN_NO_REG && insn->index == INSN_NO_REG) || insn->displacement != (int32_t)insn->displacement)
+		return false;
+	return (insn->base == INSN_NO_REG || home_of(t, insn->base) != H_NONE) &&
+	       (insn->index == INSN_NO_REG || home_of(t, insn->index) != H_NONE);
+}
+
+/* RIP-relative, 64 bits, in code that does not know its page's address. */
+static bool is_lea_of_own_page(const struct translation *t, const struct insn *insn)
+{
+	return insn->base == INSN_BASE_RIP && !t->linear_known && t->code64 && insn->operand_size == 8 &&
+	       insn->address_size == 8 && fits32(insn->displacement + t->offset[t->i + 1]);
+}
+
 void emit_lea_insn(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;
@@ -8,14 +33,19 @@ void emit_lea_insn(struct translation *t, const struct insn *insn)
 	struct insn address = *insn;
 
 	address.segment = SEG_DS; /* LEA ignores segments */
-	if (insn->base != INSN_BASE_RIP && insn->address_size == 8 && insn->operand_size == 8 && host != H_NONE &&
-	    insn->base != INSN_NO_REG && home_of(t, insn->base) != H_NONE &&
-	    (insn->index == INSN_NO_REG || home_of(t, insn->index) != H_NONE)) {
-		unsigned index = insn->index == INSN_NO_REG ? H_NONE : home_of(t, insn->index);
+	if (host != H_NONE && is_plain_lea(t, insn)) {
+		struct place place = { .memory = true, .base = home_or_none(t, insn->base), .index = home_or_none(t, insn->index),
+				       .scale = insn->scale, .disp = (int32_t)insn->displacement };
 
-		emit_lea(e, host,
-			 (struct place){ .memory = true, .base = home_of(t, insn->base), .index = index,
-					 .scale = insn->scale, .disp = (int32_t)insn->displacement });
+		if (insn->operand_size == 8 && insn->address_size == 8)
+			emit_lea(e, host, place);
+		else
+			emit_lea32(e, host, place);
+		return;
+	}
+	if (host != H_NONE && is_lea_of_own_page(t, insn)) {
+		emit_load(e, host, in_cpu(CPU_FIELD(rip_page)));
+		emit_lea(e, host, at(host, t->offset[t->i + 1] + (int32_t)insn->displacement));
 		return;
 	}
 	emit_effective_address(t, &address);

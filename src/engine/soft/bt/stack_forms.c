@@ -73,8 +73,8 @@ void emit_push_imm(struct translation *t, const struct insn *insn)
 	emit_commit(t, USE_WRITE);
 }
 
-/* Loads the register or memory operand (FF /2, /4, /6) into scratch[0]. */
-void emit_rm_to_scratch(struct translation *t, const struct insn *insn, unsigned size)
+/* The register or memory operand (FF /2, /4, /6): returns its host register, r11 or the home of its own. */
+static unsigned emit_rm_value(struct translation *t, const struct insn *insn, unsigned size)
 {
 	unsigned reg;
 
@@ -91,7 +91,20 @@ void emit_rm_to_scratch(struct translation *t, const struct insn *insn, unsigned
 	}
 	if (size == 4)
 		emit_op(t->e, false, 0x8b, H_R11, in_reg(reg)); /* zero-extend */
-	emit_store(t->e, in_cpu(CPU_SCRATCH(0)), size == 4 ? H_R11 : reg);
+	return size == 4 ? H_R11 : reg;
+}
+
+void emit_rm_to_r11(struct translation *t, const struct insn *insn)
+{
+	unsigned reg = emit_rm_value(t, insn, insn->operand_size);
+
+	if (reg != H_R11)
+		emit_op(t->e, true, 0x8b, H_R11, in_reg(reg));
+}
+
+void emit_rm_to_scratch(struct translation *t, const struct insn *insn, unsigned size)
+{
+	emit_store(t->e, in_cpu(CPU_SCRATCH(0)), emit_rm_value(t, insn, size));
 }
 
 /* Pushes scratch[0]. */

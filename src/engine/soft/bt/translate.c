@@ -265,8 +265,7 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 		emit_ret(t, insn);
 		break;
 	case BT_JMP_RM:
-		emit_rm_to_scratch(t, insn, insn->operand_size);
-		emit_load(e, H_R11, in_cpu(CPU_SCRATCH(0)));
+		emit_rm_to_r11(t, insn);
 		emit_indirect_jump(t);
 		break;
 	case BT_CALL_RM:
