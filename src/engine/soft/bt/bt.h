@@ -53,7 +53,8 @@ enum flags_place {
 	FLAGS_HOST,
 	FLAGS_CPU,  /* cpu->cc_* */
 	FLAGS_BOTH,
-	FLAGS_PLACES
+	FLAGS_PLACES, /* one of those at every exit */
+	FLAGS_AGAIN = FLAGS_PLACES /* within a block: nowhere, but the registers that make them still are as they were */
 };
 
 struct page_info {
@@ -120,7 +121,7 @@ struct bt {
 
 	/* thunks, executable addresses */
 	uint64_t (*enter)(struct cpu *cpu, const void *code);
-	uint8_t *exit, *exit_indirect, *leave[FLAGS_PLACES], *call_op, *slow_access, *slow_group, *careful_access, *careful_commit, *native_fault;
+	uint8_t *exit, *exit_indirect, *leave[FLAGS_PLACES], *call_op, *slow_access, *slow_group, *save_flags, *careful_access, *careful_commit, *native_fault;
 	uint8_t *jump_cached[TLB_CLASSES], *link_missed[TLB_CLASSES][FLAGS_PLACES], *window_missed[TLB_CLASSES][2 /* for a write */], *window_access[TLB_CLASSES][2], *return_unpaired[TLB_CLASSES], *return_without_call;
 };
 
@@ -188,7 +189,7 @@ static inline uint8_t *block_code_mem(const struct bt *bt, const struct block *b
 
 static inline uint8_t *block_code(const struct bt *bt, const struct block *block)
 {
-	return block_code_mem(bt, block) + block->flags_restore;
+	return block_code_mem(bt, block) + block->host_entry;
 }
 
 /* Of a block that crosses pages: the second one. */

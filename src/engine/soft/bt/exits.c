@@ -150,6 +150,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	bool backward = offset < 0 && t->insn[t->i].op != BT_CALL;
 	int64_t page = offset & ~(int64_t)(PAGE_SIZE - 1);
 	uint8_t *leave = NULL;
+	enum flags_place at_kick;
 
 	if (!t->code64 || t->key & (MODE_STEP | KEY_ONE | KEY_SHORT) || t->block->crosses_page ||
 	    (!t->linear_known && bt_is_aliased(t->bt, t->block->gpa)) ||
@@ -161,6 +162,8 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
+	at_kick = t->flags;
+	flags_settle(t, live);
 	link->table = LINK_FAR;
 	link->call = call;
 	link->flags_in_cpu = t->flags == FLAGS_CPU;
@@ -182,14 +185,12 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	set_patch(t, link, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
 	if (call)
 		emit_return_point(t);
-	enum flags_place at_branch = t->flags;
-
 	e = emit_aside(t);
 	emit_patch_here(e, link_patch(t->bt, link));
 	emit_link_stub(t, link, t->bt->link_missed[MODE_CLASS(t->key)]);
 	if (leave) {
 		emit_patch_here(e, leave);
-		t->flags = at_branch;
+		t->flags = at_kick;
 		emit_dispatch(t, offset);
 	}
 	emit_main_line(t);
@@ -205,7 +206,7 @@ static void emit_loop_jump(struct translation *t, unsigned live)
 
 	flags_before_clobber(t, live);
 	emit_compare_kick(t->e);
-	*cold = (struct cold_exit){ .offset = t->offset[0], .flags = t->flags, .insn = t->i, .key = t->key, .kicked = true };
+	*cold = (struct cold_exit){ .offset = t->offset[0], .flags = t->flags, .flags_source = t->flags_source, .insn = t->i, .key = t->key, .kicked = true };
 	cold->from = emit_branch_later(t->e, CC_NE);
 	emit_jmp(t->e, t->loop);
 }
@@ -225,7 +226,7 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, e
 	bool call = kind == EXIT_CALL && has_return_entry(t), cut = kind != EXIT_NEXT && cuts_target(t);
 	struct emitter *e = t->e;
 	struct block_link *link;
-	enum flags_place before = t->flags;
+	enum flags_place before = t->flags, at_kick, settled;
 	uint8_t *leave = NULL;
 	bool in_page = offset >= 0 && offset < (int64_t)PAGE_SIZE;
 
@@ -261,15 +262,22 @@ static void emit_exit_to(struct translation *t, int64_t offset, unsigned live, e
 		flags_before_clobber(t, live);
 		emit_kick_check(t, &leave);
 	}
+	at_kick = t->flags;
+	flags_settle(t, live);
 	link->flags_in_cpu = t->flags == FLAGS_CPU;
 	if (call)
 		emit_push_entry(t);
 	set_patch(t, link, call ? emit_call_later(e) : emit_branch_later(e, CC_ALWAYS));
 	if (call)
 		emit_return_point(t);
+	settled = t->flags;
 	e = emit_aside(t);
-	if (leave)
+	if (leave) {
 		emit_patch_here(e, leave);
+		t->flags = at_kick;
+		flags_settle(t, live);
+	}
+	t->flags = settled;
 	emit_patch_here(e, link_patch(t->bt, link));
 	emit_link_stub(t, link, t->bt->leave);
 	emit_main_line(t);
@@ -349,8 +357,9 @@ static void emit_loop_branch(struct translation *t, unsigned condition, struct c
 	if (cold->kicked) {
 		emit_jcc(e, CC_E, t->loop);
 		cold->from = emit_branch_later(e, CC_ALWAYS);
-	} else if (t->lodgers) {
+	} else if (t->lodgers || t->flags == FLAGS_AGAIN) {
 		cold->from = emit_branch_later(e, CC_NE);
+		flags_settle(t, t->live_at_target[t->i]);
 		emit_residence_leave(t);
 		set_patch(t, cold->link, emit_branch_later(e, CC_ALWAYS));
 	} else {
@@ -377,8 +386,8 @@ void emit_conditional(struct translation *t, const struct insn *insn, int64_t ne
 		t->r10_slot = NO_GROUP;
 		t->flags = FLAGS_BOTH;
 	}
-	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .insn = t->i,
-				    .key = t->key };
+	*cold = (struct cold_exit){ .offset = next + insn->imm, .flags = t->flags, .flags_source = t->flags_source,
+				    .insn = t->i, .key = t->key };
 	if (t->loop && returns_to_start(t, t->i)) {
 		cold->kicked = true;
 		emit_loop_branch(t, condition, cold);
@@ -401,6 +410,8 @@ static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
 	struct emitter *e = t->e;
 
 	emit_patch_here(e, cold->from);
+	if (cold->link)
+		flags_settle(t, t->live_at_target[t->i]);
 	if (cold->unpaired_return) {
 		emit_branch_record(t, cold->unpaired_return);
 		emit_jmp(e, t->bt->return_unpaired[MODE_CLASS(t->key)]);
@@ -427,6 +438,7 @@ void emit_cold_exits(struct translation *t)
 
 		t->i = cold->insn;
 		t->flags = cold->flags;
+		t->flags_source = cold->flags_source;
 		t->key = cold->key;
 		/* An exit to another page is as often taken as not; the others lead out of translated code. */
 		if (cold->unpaired_return || cold->op || cold->link || cold->kicked)

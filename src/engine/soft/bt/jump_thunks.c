@@ -263,7 +263,7 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_load32(e, H_RAX, at(H_R10, offsetof(struct block, code_mem)));
 	emit_op(e, true, 0x03, H_RAX, in_cpu(CPU_FIELD(code)));
 	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_RAX); /* the way on from here */
-	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb6 }, H_R10, at(H_R10, offsetof(struct block, flags_restore)));
+	emit_insn(e, (struct form){ .map = 1, .opcode = 0xbe, .w = true }, H_R10, at(H_R10, offsetof(struct block, host_entry))); /* movsx */
 	emit_test_link(e, H_R11, LINK_FLAGS_IN_CPU);
 	in_host = emit_branch_later(e, CC_E);
 	emit_mov_imm(e, H_R10, 0);

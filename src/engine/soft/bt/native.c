@@ -18,67 +18,6 @@ static unsigned size_code(unsigned size)
 	return 15;
 }
 
-void flags_emit_save(struct emitter *e, unsigned free)
-{
-	emit_op(e, true, 0x8b, free, in_reg(H_RAX)); /* mov free, rax */
-	emit8(e, 0x9f);				      /* lahf */
-	emit_insn(e, (struct form){ .map = 1, .opcode = 0x90 }, 0, in_reg(H_RAX)); /* seto al */
-	emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, H_RAX, in_cpu(CPU_FIELD(cc_of)));
-	emit_op(e, true, 0x8b, H_RAX, in_reg(free));
-}
-
-void flags_emit_fixed(struct emitter *e)
-{
-	emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0xc7 }, 0, in_cpu(CPU_FIELD(cc_of)));
-	emit_bytes(e, 0x0200, 2);
-}
-
-void flags_emit_restore(struct emitter *e, unsigned free)
-{
-	struct place keep = free == H_NONE ? in_cpu(CPU_SCRATCH(3)) : in_reg(free);
-
-	emit_store(e, keep, H_RAX);
-	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_RAX, in_cpu(CPU_FIELD(cc_of))); /* movzx */
-	emit8(e, 0x04); /* add al, 127: OF = (al == 1) */
-	emit8(e, 0x7f);
-	emit8(e, 0x9e); /* sahf */
-	emit_load(e, H_RAX, keep);
-}
-
-void flags_before_clobber(struct translation *t, bool needed)
-{
-	if (t->flags == FLAGS_HOST) {
-		if (needed) {
-			flags_emit_save(t->e, H_R10);
-			t->r10_slot = NO_GROUP;
-		}
-		t->flags = needed ? FLAGS_CPU : FLAGS_DEAD;
-	} else if (t->flags == FLAGS_BOTH) {
-		t->flags = FLAGS_CPU;
-	}
-}
-
-void flags_to_host(struct translation *t, unsigned free)
-{
-	if (t->flags != FLAGS_CPU)
-		return;
-	flags_emit_restore(t->e, free);
-	if (free == H_R10)
-		t->r10_slot = NO_GROUP;
-	t->flags = FLAGS_BOTH;
-}
-
-void flags_to_cpu(struct translation *t)
-{
-	if (t->flags == FLAGS_HOST) {
-		flags_emit_save(t->e, H_R10);
-		t->r10_slot = NO_GROUP;
-	} else if (t->flags == FLAGS_DEAD) {
-		flags_emit_fixed(t->e);
-	}
-	t->flags = FLAGS_CPU;
-}
-
 unsigned use_guest_register(struct translation *t, unsigned guest, unsigned temporary)
 {
 	unsigned host = home_of(t, guest);
@@ -165,7 +104,8 @@ static struct slow_stub *new_stub(struct translation *t, enum look_up kind)
 {
 	struct slow_stub *stub = &t->stub[t->stub_count++];
 
-	*stub = (struct slow_stub){ .key = t->key, .kind = kind };
+	*stub = (struct slow_stub){ .key = t->key, .kind = kind,
+				    .flags_source = t->flags == FLAGS_AGAIN ? t->flags_source : NO_SOURCE };
 	return stub;
 }
 
@@ -566,7 +506,7 @@ static bool has_integer_size(const struct insn *insn)
 	return insn->map == 2 && (insn->opcode == 0xf0 || insn->opcode == 0xf1);
 }
 
-static bool is_byte_operation(const struct insn *insn)
+bool is_byte_operation(const struct insn *insn)
 {
 	return insn->map == 0 && !(insn->opcode & 1) &&
 	       (insn->opcode < 0x40 || (insn->opcode >= 0x80 && insn->opcode < 0x8c) || insn->opcode == 0xa8 ||
@@ -574,7 +514,7 @@ static bool is_byte_operation(const struct insn *insn)
 		insn->opcode == 0xf6 || insn->opcode == 0xfe);
 }
 
-static void emit_operation(struct translation *t, const struct insn *insn, unsigned reg, const struct place *rm,
+void emit_operation(struct translation *t, const struct insn *insn, unsigned reg, const struct place *rm,
 			   unsigned vvvv, bool force_rex)
 {
 	struct emitter *e = t->e;
@@ -605,7 +545,7 @@ static void emit_operation(struct translation *t, const struct insn *insn, unsig
 }
 
 /* An instruction without ModRM: accumulator forms, CBW, CWD, CMC, CLC, STC, LAHF, SAHF, EMMS, VZEROUPPER, WAIT. */
-static void emit_plain(struct translation *t, const struct insn *insn)
+void emit_plain(struct translation *t, const struct insn *insn)
 {
 	struct emitter *e = t->e;
 
@@ -643,6 +583,11 @@ static bool can_stay_in_memory(const struct translation *t, const struct insn *i
 	if (insn->map == 1 && (insn->opcode == 0xa3 || insn->opcode == 0xab || insn->opcode == 0xb3 || insn->opcode == 0xbb))
 		return false;
 	return !(shape->rm_use & USE_WRITE) || insn->operand_size == 8 || insn->operand_size == 2 || shape->rm_is_byte;
+}
+
+static unsigned free_scratch(const struct registers *r)
+{
+	return !(r->used >> H_R11 & 1) ? H_R11 : !(r->used >> H_R10 & 1) ? H_R10 : H_NONE;
 }
 
 void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape)
@@ -718,13 +663,14 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 
 	if (shape->flags_read || (live_after & ~shape->flags_killed)) {
 		if (shape->flags_read || shape->flags_written) {
-			unsigned free = !(r.used >> H_R11 & 1) ? H_R11 : !(r.used >> H_R10 & 1) ? H_R10 : H_NONE;
-
-			flags_to_host(t, free);
+			flags_to_host(t, free_scratch(&r));
 		}
 	}
-	if (shape->may_fault)
+	if (shape->may_fault) {
+		if (t->flags == FLAGS_AGAIN)
+			flags_to_host(t, free_scratch(&r));
 		note_site(t, &r);
+	}
 	if (insn->has_modrm)
 		emit_operation(t, insn, reg, &rm, vvvv, force_rex);
 	else

@@ -140,7 +140,7 @@ struct block {
 	uint64_t linear; /* of its first byte; 0 where the block is position-independent */
 	struct block_ref slot_next;
 	uint32_t key;
-	code_place code_mem; /* its first byte: the entry with the flags in struct cpu */
+	code_place code_mem; /* the entry with the flags in struct cpu: everything of its main line counts from here */
 	code_place aside;    /* what stands apart from its main line */
 	record_place page_next;
 	record_place incoming; /* the first link that leads here */
@@ -148,7 +148,7 @@ struct block {
 	struct byte_range ahead[BLOCK_RANGES_AHEAD]; /* bytes besides its own that its flags depend on */
 	uint16_t own_end; /* of the bytes of its instructions, in its page; they may run on into the second one */
 	uint16_t code_size;
-	uint8_t flags_restore; /* bytes of code before its entry with the flags in the host's */
+	int8_t host_entry; /* where the entry with the flags in the host's is, in bytes from code_mem */
 	uint8_t insn_count, link_count;
 	bool crosses_page : 1; /* a single instruction over two pages */
 	bool dropped : 1;

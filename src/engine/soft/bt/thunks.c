@@ -293,6 +293,7 @@ void bt_emit_thunks(struct bt *bt)
 	bt->careful_access = emit_access_thunk(bt, (void *)bt_careful_access);
 	emit_commit_thunk(bt);
 	emit_fault_thunk(bt);
+	flags_emit_save_thunk(bt);
 	described = emit_described_thunk(bt);
 	for (unsigned class = 0; class < TLB_CLASSES; class++) {
 		for (unsigned write = 0; write < 2; write++) {

@@ -235,6 +235,8 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 
 	if (!tells_of_r10(insn))
 		t->r10_slot = NO_GROUP;
+	if (t->flags == FLAGS_AGAIN && !flags_may_wait(t))
+		flags_to_host(t, H_R10);
 
 	switch ((enum bt_op)insn->op) {
 	case BT_UNDEFINED:
@@ -430,6 +432,8 @@ static void emit_stubs(struct translation *t)
 		const struct slow_stub *stub = &t->stub[i];
 
 		emit_patch_here(e, stub->from);
+		if (stub->flags_source != NO_SOURCE)
+			flags_emit_save_again(t, stub->flags_source);
 		if (stub->kind == LOOK_UP_WINDOW && !stub->group && !t->lodgers) {
 			emit_window_stub(t, stub);
 			continue;
@@ -614,12 +618,53 @@ static bool note_second_page(struct translation *t, uint64_t gpa2)
 	return true;
 }
 
+/*
+ * Is the first thing that the block does with its flags to save them? Then it begins with them in struct cpu, where jump
+ * caches, returns and C leave them, and its other entry saves them.
+ */
+static bool saves_flags_first(const struct translation *t)
+{
+	if (!t->live_before[0] || t->bt->cpu->tune_off & ENGINE_TUNE_FLAGS)
+		return false;
+	for (unsigned i = 0; i < t->count; i++) {
+		const struct insn *insn = &t->insn[i];
+		const struct shape *shape = &t->shape[i];
+
+		switch (insn->op) {
+		case BT_NOP:
+		case BT_LEA:
+		case BT_MOV_IMM:
+		case BT_BSWAP:
+			break;
+		case BT_NATIVE:
+			if (insn->is_memory && shape->memory_use)
+				return true;
+			if (shape->flags_read || shape->flags_written)
+				return false;
+			break;
+		case BT_PUSH:
+		case BT_POP:
+		case BT_PUSH_IMM:
+		case BT_PUSH_RM:
+		case BT_LEAVE:
+		case BT_CALL:
+		case BT_CALL_RM:
+		case BT_RET:
+		case BT_JMP_RM:
+			return true;
+		default:
+			return insn->op >= BT_OP;
+		}
+	}
+	return false;
+}
+
 struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t key, const uint8_t *page,
 			unsigned max_insns, const uint8_t *second, uint64_t gpa2)
 {
 	struct translation t;
 	struct emitter *e = &bt->e;
-	uint8_t *used_up = NULL, *cold_rw;
+	uint8_t *used_up = NULL, *start_rw, *cold_rw;
 	struct block *block;
 
 	if (e->end - e->p < BLOCK_BUFFER || bt->cold.end - bt->cold.p < BLOCK_BUFFER_ASIDE)
@@ -651,6 +696,12 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	residence_plan(&t);
 
 	e->overflow = bt->cold.overflow = false;
+	start_rw = e->p;
+	t.flags = FLAGS_CPU;
+	if (!t.counted && !saves_flags_first(&t))
+		t.flags = FLAGS_HOST;
+	else if (!t.counted)
+		flags_emit_save(e, H_R10);
 	t.base_rw = e->p;
 	cold_rw = bt->cold.p;
 	block->code_mem = e->p - bt->code_rw;
@@ -659,16 +710,17 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		emit_op(e, true, 0x81, 5, in_cpu(CPU_FIELD(budget))); /* sub */
 		emit32(e, t.count);
 		used_up = emit_branch_later(e, CC_S);
-		t.flags = FLAGS_CPU;
+	} else if (t.flags == FLAGS_CPU) {
+		block->host_entry = start_rw - t.base_rw;
 	} else {
 		if (t.live_before[0])
 			flags_emit_restore(e, H_R10);
-		block->flags_restore = e->p - t.base_rw;
-		t.flags = FLAGS_HOST;
+		block->host_entry = e->p - t.base_rw;
 	}
 	emit_residence_enter(&t);
 	t.loop = t.lodgers ? emit_exec(e) : NULL;
 	t.r10_slot = NO_GROUP;
+	t.flags_source = NO_SOURCE;
 	for (t.i = 0; t.i < t.count; t.i++) {
 		bool careful = t.careful;
 
@@ -678,6 +730,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 			t.careful = true;
 		t.access = 0;
 		emit_one(&t, &t.insn[t.i], &t.shape[t.i]);
+		flags_note_source(&t);
 		t.careful = careful;
 	}
 	const struct insn *last = &t.insn[t.count - 1];
@@ -699,7 +752,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 		e = emit_main_line(&t);
 	}
 	if (!finish(&t)) {
-		e->p = t.base_rw;
+		e->p = start_rw;
 		bt->cold.p = cold_rw;
 		return NULL;
 	}

@@ -30,6 +30,7 @@ struct slow_stub {
 		unsigned reach;     /* _WINDOW: bytes */
 	};
 	struct group_access *group; /* a leader's, else NULL */
+	uint8_t flags_source;	    /* with FLAGS_AGAIN; else NO_SOURCE */
 };
 
 /* An exit whose code stands behind the main line, or aside. */
@@ -39,12 +40,14 @@ struct cold_exit {
 	bool kicked;		  /* out of a loop: to `offset`, by the dispatcher */
 	int64_t offset;
 	enum flags_place flags;
+	uint8_t flags_source;
 	uint8_t insn;		  /* the branch */
 	uint32_t key;		  /* the mode key there */
 	op_function *op;	  /* instead of an exit: does the instruction in C and leaves */
 	uint32_t unpaired_return; /* instead of an exit: what cpu->branch gets; to r11 through the jump cache */
 };
 
+#define NO_SOURCE 0 /* of flags; else 1 + the number of an instruction */
 #define MAX_STUBS (BLOCK_MAX_INSNS * 2)
 #define MAX_SITES BLOCK_MAX_INSNS
 
@@ -76,6 +79,8 @@ struct translation {
 	unsigned access; /* its accesses emitted so far */
 	uint8_t r10_slot; /* the group slot whose addend is in r10; NO_GROUP: something else */
 	enum flags_place flags;
+	uint8_t flags_source;  /* whose flags can be computed again from here */
+	uint16_t flags_inputs; /* … while these guest registers stay as they are */
 	struct slow_stub stub[MAX_STUBS];
 	unsigned stub_count;
 	struct cold_exit cold[BLOCK_SIDE_EXITS + 8];
@@ -165,19 +170,32 @@ static inline bool fits32(int64_t value)
 	return value == (int32_t)value;
 }
 
-/* ---- flags ---- */
+/* ---- flags.c ---- */
 /* Emits the copy host flags -> struct cpu; clobbers `free` (H_R10 or H_R11). */
 void flags_emit_save(struct emitter *e, unsigned free);
 /* Emits the same where nobody reads them: a fixed value keeps runs reproducible. */
 void flags_emit_fixed(struct emitter *e);
 /* Emits the copy back; keeps every register but `free` (H_R10 or H_R11; H_NONE: none is free). */
 void flags_emit_restore(struct emitter *e, unsigned free);
-/* Before something that clobbers the host's flags: saves them where `needed` says that someone reads them. */
+/*
+ * Before something that clobbers the host's flags: where `needed` says that someone reads them, saves them or knows them
+ * to be FLAGS_AGAIN.
+ */
 void flags_before_clobber(struct translation *t, bool needed);
 /* Before a reader: they are in the host's flags afterwards. */
 void flags_to_host(struct translation *t, unsigned free);
 /* Before C code, exact: they are in struct cpu afterwards. */
 void flags_to_cpu(struct translation *t);
+/* Before an exit, whose successor needs `live` (SHAPE_*): anything but FLAGS_AGAIN afterwards. Clobbers r10. */
+void flags_settle(struct translation *t, unsigned live);
+/* Behind the present instruction: what it means for t->flags_source. */
+void flags_note_source(struct translation *t);
+/* Does the code for the present instruction know of FLAGS_AGAIN? Before any other one they must be somewhere. */
+bool flags_may_wait(const struct translation *t);
+/* Emits the way of a source's flags, FLAGS_AGAIN, to struct cpu; keeps every register. */
+void flags_emit_save_again(struct translation *t, unsigned source);
+/* Emits what that calls. */
+void flags_emit_save_thunk(struct bt *bt);
 
 /* ---- native.c ---- */
 
@@ -201,6 +219,12 @@ void emit_tlb_slot_of(struct emitter *e, bool bmi2, unsigned reg);
 /* After the operation of a careful write: writes the bounce buffer back. */
 void emit_commit(struct translation *t, unsigned use);
 void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape);
+/* Its operation alone, on operands that are checked or in host registers already; and one without ModRM. */
+void emit_operation(struct translation *t, const struct insn *insn, unsigned reg, const struct place *rm, unsigned vvvv,
+		    bool force_rex);
+void emit_plain(struct translation *t, const struct insn *insn);
+/* Is its operand a byte, by its opcode (integer operations)? */
+bool is_byte_operation(const struct insn *insn);
 void emit_op_call(struct translation *t, const struct insn *insn, op_function *function, bool ends);
 /* Loads a guest register's 64 bits into a host register; returns the register it is in when it has its own. */
 unsigned use_guest_register(struct translation *t, unsigned guest, unsigned temporary);
