@@ -28,21 +28,38 @@ static void close_groups(struct planner *p)
 		p->t->group[g].open = false;
 }
 
-/* Returns the access's group, or NO_GROUP. */
-static unsigned find_group(struct planner *p, unsigned insn, unsigned access, unsigned base, int64_t low, int64_t high,
-			   unsigned use)
-{
-	struct register_value *v = &p->value[base];
+/* The registers of an operand. */
+struct address {
+	uint8_t base, index; /* index: INSN_NO_REG where there is none */
+	uint8_t scale;
+};
 
-	if (low < INT32_MIN / 2 || high > INT32_MAX / 2)
+static struct address off(unsigned base)
+{
+	return (struct address){ .base = base, .index = INSN_NO_REG };
+}
+
+static bool is_of(const struct planner *p, const struct access_group *group, struct address address)
+{
+	if (!group->open || group->base != address.base || group->index != address.index ||
+	    group->version[0] != p->value[address.base].version)
+		return false;
+	return address.index == INSN_NO_REG ||
+	       (group->scale == address.scale && group->version[1] == p->value[address.index].version);
+}
+
+/* Returns the access's group, or NO_GROUP. position: what the registers give, from their last unknown change. */
+static unsigned find_group(struct planner *p, unsigned insn, unsigned access, struct address address, int64_t position,
+			   int64_t low, int64_t high, unsigned use)
+{
+	if (low < INT32_MIN / 2 || high > INT32_MAX / 2 || position < INT32_MIN / 2 || position > INT32_MAX / 2)
 		return NO_GROUP;
 	for (unsigned g = 0; g < p->count; g++) {
 		struct access_group *group = &p->t->group[g];
 		int64_t new_low = low < group->low ? low : group->low;
 		int64_t new_high = high > group->high ? high : group->high;
 
-		if (!group->open || group->base != base || group->version != v->version ||
-		    new_high - new_low > GROUP_RANGE)
+		if (!is_of(p, group, address) || new_high - new_low > GROUP_RANGE)
 			continue;
 		group->low = new_low;
 		group->high = new_high;
@@ -52,32 +69,43 @@ static unsigned find_group(struct planner *p, unsigned insn, unsigned access, un
 	}
 	if (p->count == GROUPS_MAX)
 		return NO_GROUP;
-	p->t->group[p->count] = (struct access_group){ .base = base, .version = v->version, .use = use, .members = 1,
-						       .slot = NO_GROUP, .open = true, .low = low, .high = high,
-						       .leader_offset = v->offset, .leader_insn = insn,
+	p->t->group[p->count] = (struct access_group){ .base = address.base, .index = address.index, .scale = address.scale,
+						       .version = { p->value[address.base].version }, .use = use,
+						       .members = 1, .slot = NO_GROUP, .open = true, .low = low,
+						       .high = high, .leader_offset = position, .leader_insn = insn,
 						       .leader_access = access };
+	if (address.index != INSN_NO_REG)
+		p->t->group[p->count].version[1] = p->value[address.index].version;
 	return p->count++;
 }
 
-static void join(struct planner *p, unsigned insn, unsigned access, unsigned base, int64_t disp, unsigned size,
+static void join(struct planner *p, unsigned insn, unsigned access, struct address address, int64_t disp, unsigned size,
 		 unsigned use)
 {
-	int64_t low = p->value[base].offset + disp;
-	unsigned g = find_group(p, insn, access, base, low, low + size, use);
+	int64_t position = p->value[address.base].offset;
+	unsigned g;
 
+	if (address.index != INSN_NO_REG)
+		position += (int64_t)p->value[address.index].offset << address.scale;
+	g = find_group(p, insn, access, address, position, position + disp, position + disp + size, use);
 	p->t->group_of[insn][access] = g;
-	if (base == REG_RSP)
+	if (address.base == REG_RSP && address.index == INSN_NO_REG)
 		note_on_stack(p, g, g != NO_GROUP && p->t->group[g].members == 1);
 }
 
 static void join_operand(struct planner *p, unsigned i, unsigned access, unsigned size, unsigned use)
 {
 	const struct insn *insn = &p->t->insn[i];
+	bool indexed = insn->index != INSN_NO_REG;
 
-	if (!insn->is_memory || insn->index != INSN_NO_REG || insn->base >= 16 || insn->address_size != 8 ||
-	    insn->segment == SEG_FS || insn->segment == SEG_GS || !use || !size)
+	if (!insn->is_memory || insn->base >= 16 || insn->address_size != 8 || insn->segment == SEG_FS ||
+	    insn->segment == SEG_GS || !use || !size)
 		return;
-	join(p, i, access, insn->base, insn->displacement, size, use);
+	/* With registers that live in memory it is no shorter than a look-up. */
+	if (indexed && (host_register(insn->base) == H_NONE || host_register(insn->index) == H_NONE))
+		return;
+	join(p, i, access, (struct address){ .base = insn->base, .index = insn->index, .scale = indexed ? insn->scale : 0 },
+	     insn->displacement, size, use);
 }
 
 static void changed(struct planner *p, unsigned reg)
@@ -156,7 +184,7 @@ static void plan_insn(struct planner *p, unsigned i)
 	case BT_PUSH_RM:
 	case BT_CALL_RM:
 		join_operand(p, i, 0, size, USE_READ);
-		join(p, i, insn->is_memory, REG_RSP, -size, size, USE_WRITE);
+		join(p, i, insn->is_memory, off(REG_RSP), -size, size, USE_WRITE);
 		moved(p, REG_RSP, -size);
 		break;
 	case BT_JMP_RM:
@@ -165,24 +193,24 @@ static void plan_insn(struct planner *p, unsigned i)
 	case BT_PUSH:
 	case BT_PUSH_IMM:
 	case BT_CALL:
-		join(p, i, 0, REG_RSP, -size, size, USE_WRITE);
+		join(p, i, 0, off(REG_RSP), -size, size, USE_WRITE);
 		moved(p, REG_RSP, -size);
 		break;
 	case BT_POP:
-		join(p, i, 0, REG_RSP, 0, size, USE_READ);
+		join(p, i, 0, off(REG_RSP), 0, size, USE_READ);
 		moved(p, REG_RSP, size);
 		changed(p, insn->rm);
 		break;
 	case BT_RET:
-		join(p, i, 0, REG_RSP, 0, size, USE_READ);
+		join(p, i, 0, off(REG_RSP), 0, size, USE_READ);
 		break;
 	case BT_LEAVE:
-		join(p, i, 0, REG_RBP, 0, size, USE_READ);
+		join(p, i, 0, off(REG_RBP), 0, size, USE_READ);
 		changed(p, REG_RSP);
 		changed(p, REG_RBP);
 		break;
 	case BT_PUSHF:
-		join(p, i, 0, REG_RSP, -8, 8, USE_WRITE);
+		join(p, i, 0, off(REG_RSP), -8, 8, USE_WRITE);
 		moved(p, REG_RSP, -8);
 		break;
 	case BT_STAC:
@@ -230,7 +258,7 @@ void plan_groups(struct translation *t)
 	for (unsigned g = 0; g < p.count; g++) {
 		struct access_group *group = &t->group[g];
 
-		if (group->members > 1 && group->base == REG_RSP && !group->mixed && window)
+		if (group->members > 1 && group->base == REG_RSP && group->index == INSN_NO_REG && !group->mixed && window)
 			group->slot = GROUP_WINDOW;
 		else if (group->members > 1 && slots < GROUP_SLOTS)
 			group->slot = slots++;

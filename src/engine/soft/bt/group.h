@@ -2,7 +2,8 @@
  * One TLB lookup for several accesses.
  *
  * Accesses of a block through the same base register, at constant distances, mostly fall into one page: stack
- * frames, structures, pushes and pops. The first of such a group looks up the range that the whole group
+ * frames, structures, pushes and pops. So do those through the same base and index: an element of an array, read and
+ * written. The first of such a group looks up the range that the whole group
  * touches and leaves its addend in struct cpu; the others take it from there, without a check and without
  * touching the flags. Nothing between them may change a mapping: C code ends every group.
  *
@@ -26,15 +27,16 @@ struct translation;
 #define GROUP_WINDOW GROUP_SLOTS /* in a slot's place: the stack window's own addend */
 
 struct access_group {
-	uint8_t base;	 /* guest register */
-	uint8_t version; /* of its value: counts the changes that are not known constants */
+	uint8_t base, index;	 /* guest registers; index: or INSN_NO_REG */
+	uint8_t scale;		 /* … of the index, as a shift */
+	uint8_t version[2];	 /* of their values: counts the changes that are not known constants */
 	uint8_t use;	 /* USE_*, of all together */
 	uint8_t members;
 	uint8_t slot; /* NO_GROUP: it does not pay, or no slot is left */
 	bool open;
 	bool mixed; /* off the stack pointer, and another access off it comes between: that may move the stack window */
-	int32_t low, high;     /* the range, from the base's value at its last unknown change */
-	int32_t leader_offset; /* base's value at the leader, likewise */
+	int32_t low, high;     /* the range, from what the registers gave at their last unknown change */
+	int32_t leader_offset; /* what they give at the leader, likewise */
 	uint8_t leader_insn, leader_access;
 };
 

@@ -255,6 +255,11 @@ static struct place grouped_operand(struct translation *t, const struct insn *in
 	if (t->r10_slot != slot)
 		emit_load(t->e, H_R10, in_cpu(slot == GROUP_WINDOW ? WINDOW(MODE_CLASS(t->key), addend) : CPU_GROUP(slot)));
 	t->r10_slot = slot;
+	if (insn->index != INSN_NO_REG) {
+		t->r10_slot = NO_GROUP;
+		emit_lea(t->e, H_R10, at_indexed(H_R10, base, 0, 0));
+		return at_indexed(H_R10, home_of(t, insn->index), insn->scale, insn->displacement);
+	}
 	if (base == H_NONE) {
 		t->r10_slot = NO_GROUP;
 		emit_load(t->e, H_R11, in_cpu(CPU_GPR(insn->base)));
@@ -288,7 +293,10 @@ static struct place emit_group_lookup(struct translation *t, const struct insn *
 					 .rest = t->count - t->i, .flags_dead = t->flags == FLAGS_DEAD,
 					 .in_window = group->slot == GROUP_WINDOW };
 	base = use_guest_register(t, insn->base, H_R11);
-	emit_lea(e, H_R11, at(base, low));
+	if (insn->index == INSN_NO_REG)
+		emit_lea(e, H_R11, at(base, low));
+	else
+		emit_lea(e, H_R11, at_indexed(base, home_of(t, insn->index), insn->scale, low));
 	if (through_window(t, insn, range))
 		emit_window_lookup(t, range, size, group->use, insn->segment);
 	else
