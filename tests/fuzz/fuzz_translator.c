@@ -664,26 +664,98 @@ static void gen_vector_memory(void)
 #define WILD_IS_MAPPED false
 #endif
 
-/* Several accesses around one pointer, in one page or over two: what the translator looks up together. */
+static unsigned pick_other(unsigned than, unsigned and_than)
+{
+	unsigned reg;
+
+	do
+		reg = pick_register();
+	while (reg == than || reg == and_than);
+	return reg;
+}
+
+/*
+ * Several accesses around one pointer, or one element of an array, in one page or over two: what the translator looks up
+ * together.
+ */
 static void gen_structure(void)
 {
-	unsigned base = pick_register(), count = 2 + pick(6);
+	unsigned base = pick_register(), count = 2 + pick(6), index = pick(3) ? 16 : pick_other(base, base), scale = pick(4);
 
-	put_mov_imm(base, pick(4) ? DATA + 64 + pick(DATA_SIZE - 256) : DATA + 4096 * (1 + pick(DATA_PAGES)) - pick(64));
+	if (index != 16) {
+		put_mov_imm(base, DATA + 2048 + pick(DATA_SIZE - 6144));
+		put_mov_imm(index, pick(16));
+	} else {
+		put_mov_imm(base, pick(4) ? DATA + 64 + pick(DATA_SIZE - 256) : DATA + 4096 * (1 + pick(DATA_PAGES)) - pick(64));
+	}
 	for (unsigned i = 0; i < count; i++) {
-		struct operand rm = { .memory = true, .base = base, .index = 16, .disp = (int)pick(96) - 32 };
+		struct operand rm = { .memory = true, .base = base, .index = index, .scale = scale, .disp = (int)pick(96) - 32 };
 		unsigned prefix, reg;
 		bool w;
 
 		do
 			reg = pick_register();
-		while (reg == base && (WILD_IS_MAPPED || pick(8)));
+		while ((reg == base || reg == index) && (WILD_IS_MAPPED || pick(8)));
 		pick_size(&prefix, &w);
-		if (pick(6) == 0) /* the pointer moves by a constant */
-			put_legacy(0, false, true, false, 0, 0x83, pick(2) ? 0 : 5, reg_operand(base), 1, pick(32));
+		if (pick(6) == 0) /* the pointer moves by a constant, or the index */
+			put_legacy(0, false, true, false, 0, 0x83, pick(2) ? 0 : 5,
+				   reg_operand(index != 16 && pick(2) ? index : base), 1, pick(32));
+		else if (index != 16 && pick(6) == 0) /* … or anywhere */
+			put_mov_imm(index, pick(64));
 		else
 			put_legacy(prefix, false, w, false, 0, (const uint8_t[]){ 0x89, 0x8b, 0x01, 0x13, 0x3b }[pick(5)],
 				   reg, rm, 0, 0);
+	}
+}
+
+/* Flags of registers, then what may change these and looks memory up, then somebody who wants the flags. */
+static void gen_late_flags(void)
+{
+	static const uint8_t of_registers[] = { 0x39, 0x3b, 0x85, 0x21, 0x09, 0x31, 0x01, 0x29, 0x11 };
+	static const uint8_t of_rax[] = { 0x3d, 0xa9, 0x25, 0x0d, 0x35, 0x05, 0x2d };
+	unsigned base = pick_other(0, 0), reg = pick_other(base, base), prefix, size;
+	bool w;
+
+	size = pick_size(&prefix, &w);
+	put_mov_imm(base, DATA + 64 + pick(DATA_SIZE - 256));
+	switch (pick(5)) {
+	case 0:
+	case 1:
+		put_legacy(prefix, false, w, false, 0, of_registers[pick(sizeof(of_registers))], pick_other(base, base),
+			   reg_operand(reg), 0, 0);
+		break;
+	case 2:
+		put_legacy(prefix, false, w, false, 0, 0x83, pick(8), reg_operand(reg), 1, next_random());
+		break;
+	case 3:
+		put_legacy(0, false, false, true, 0, 0x80, pick(8), reg_operand(reg), 1, next_random());
+		break;
+	default:
+		if (prefix)
+			put(prefix);
+		if (w)
+			put(0x48);
+		put(of_rax[pick(sizeof(of_rax))]);
+		put_bytes(next_random(), size == 2 ? 2 : 4);
+	}
+	for (unsigned i = pick(4); i > 0; i--) {
+		struct operand rm = { .memory = true, .base = base, .index = 16, .disp = (int)pick(96) - 32 };
+		unsigned other = pick(3) ? pick_other(base, reg) : pick_other(base, base);
+
+		if (pick(4) == 0)
+			put_mov_imm(other, next_random());
+		else
+			put_legacy(0, false, pick(2), false, 0, pick(3) ? 0x8b : 0x89, other, rm, 0, 0);
+	}
+	switch (pick(3)) {
+	case 0: /* setcc */
+		put_legacy(0, false, false, true, 1, 0x90 | pick(16), 0, reg_operand(pick_register()), 0, 0);
+		break;
+	case 1: /* cmovcc */
+		put_legacy(0, false, true, false, 1, 0x40 | pick(16), pick_register(), reg_operand(pick_register()), 0, 0);
+		break;
+	default:
+		gen_branch();
 	}
 }
 
@@ -732,6 +804,9 @@ static void gen_instruction(void)
 		break;
 	case 11 ... 12:
 		gen_structure();
+		break;
+	case 14:
+		gen_late_flags();
 		break;
 	default:
 		gen_template(&templates[pick(TEMPLATES)]);

@@ -97,11 +97,15 @@ static bool names_high_byte(const struct insn *insn, const struct shape *shape)
 	return (shape->rm_is_byte && is_high_byte(insn, insn->rm)) || (shape->reg_is_byte && is_high_byte(insn, insn->reg));
 }
 
+/* In host registers of their own, within the block and where it is left? */
 static bool all_at_home(const struct translation *t, uint16_t guests)
 {
-	for (; guests; guests &= guests - 1)
-		if (home_of(t, (unsigned)__builtin_ctz(guests)) == H_NONE)
+	for (; guests; guests &= guests - 1) {
+		unsigned guest = (unsigned)__builtin_ctz(guests);
+
+		if (host_register(guest) == H_NONE || home_of(t, guest) != host_register(guest))
 			return false;
+	}
 	return true;
 }
 
