@@ -565,11 +565,37 @@ static void gen_branch(void)
 	code[at + 1] = code_length - at - 2;
 }
 
+/* A loop that names most registers, so that those which it keeps r10, r11 and r15 in are few, and a high byte. */
+static void gen_crowded_loop(void)
+{
+	static const uint8_t may_be_named[] = { 5, 6, 7, 8, 9, 12, 13, 14 };
+	unsigned top;
+
+	put_mov_imm(1, 1 + pick(20));
+	put_mov_imm(2, DATA + pick(DATA_SIZE - 64));
+	top = code_length;
+	put_legacy(0, false, true, false, 0, 0x11, 10, reg_operand(11), 0, 0); /* adc r11, r10 */
+	put_legacy(0, false, true, false, 0, 0x11, 11, reg_operand(15), 0, 0);
+	for (unsigned i = 0; i < sizeof(may_be_named); i++)
+		if (pick(4))
+			put_legacy(0, false, true, false, 0, 0x11, 15, reg_operand(may_be_named[i]), 0, 0);
+	put(pick(2) ? 0x12 : 0x10); /* adc with AH or BH and memory at rdx */
+	put((pick(2) ? 4 : 7) << 3 | 2);
+	put(0xff); /* dec ecx */
+	put(0xc9);
+	put(0x75);
+	put(top - code_length - 1);
+}
+
 static void gen_loop(void)
 {
 	/* mov ecx, n; top: alu; dec ecx / loop; jnz */
 	unsigned top, reg = 3;
 
+	if (pick(3) == 0) {
+		gen_crowded_loop();
+		return;
+	}
 	put_mov_imm(1, 1 + pick(20));
 	top = code_length;
 	put_legacy(0, false, true, false, 0, pick(8) << 3 | 1, reg, reg_operand(12), 0, 0);

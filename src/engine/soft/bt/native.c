@@ -593,6 +593,13 @@ static bool can_stay_in_memory(const struct translation *t, const struct insn *i
 	return !(shape->rm_use & USE_WRITE) || insn->operand_size == 8 || insn->operand_size == 2 || shape->rm_is_byte;
 }
 
+/* The guest register's own host register, if it has one, is not to be lent. */
+static void keep_home(const struct translation *t, struct registers *r, unsigned guest)
+{
+	if (home_of(t, guest) != H_NONE)
+		r->used |= 1u << home_of(t, guest);
+}
+
 static unsigned free_scratch(const struct registers *r)
 {
 	return !(r->used >> H_R11 & 1) ? H_R11 : !(r->used >> H_R10 & 1) ? H_R10 : H_NONE;
@@ -628,12 +635,12 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 			r.used |= 1u << rm.index;
 	}
 	/* First what is in its own register, so that it is not lent. */
-	if (shape->reg_use && home_of(t, reg) != H_NONE)
-		r.used |= 1u << (shape->reg_is_byte && is_high_byte(insn, reg) ? reg - 4 : home_of(t, reg));
-	if (shape->rm_use && home_of(t, insn->rm) != H_NONE)
-		r.used |= 1u << (shape->rm_is_byte && is_high_byte(insn, insn->rm) ? insn->rm - 4u : home_of(t, insn->rm));
-	if (shape->vvvv_use && home_of(t, vvvv) != H_NONE)
-		r.used |= 1u << home_of(t, vvvv);
+	if (shape->reg_use)
+		keep_home(t, &r, register_of(insn, reg, shape->reg_is_byte));
+	if (shape->rm_use)
+		keep_home(t, &r, register_of(insn, insn->rm, shape->rm_is_byte));
+	if (shape->vvvv_use)
+		keep_home(t, &r, vvvv & 15);
 
 	if (shape->reg_use) {
 		if (shape->reg_is_byte && is_high_byte(insn, reg)) {
