@@ -634,6 +634,8 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 		if (rm.index != H_NONE)
 			r.used |= 1u << rm.index;
 	}
+	if (t->flags == FLAGS_AGAIN)
+		r.used |= t->flags_inputs; /* those are at home, where host and guest have one number (the stack pointer is not lent) */
 	/* First what is in its own register, so that it is not lent. */
 	if (shape->reg_use)
 		keep_home(t, &r, register_of(insn, reg, shape->reg_is_byte));
