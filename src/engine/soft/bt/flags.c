@@ -72,12 +72,6 @@ static bool is_test(const struct insn *insn)
 	       ((insn->opcode == 0xf6 || insn->opcode == 0xf7) && (insn->reg & 7) < 2);
 }
 
-/* Has the instruction an immediate operand and, named by ModRM or not, one other? */
-static bool has_immediate(const struct insn *insn)
-{
-	return insn->imm_size;
-}
-
 /* The register operands of an instruction with those operations; RAX where it has no ModRM. */
 static uint16_t operands_of(const struct insn *insn, const struct shape *shape)
 {
@@ -109,6 +103,7 @@ static bool all_at_home(const struct translation *t, uint16_t guests)
 	return true;
 }
 
+/* How the flags that the instruction leaves can be computed again, right behind it. */
 static struct flags_way way_to(const struct translation *t, const struct insn *insn, const struct shape *shape)
 {
 	struct flags_way way = { .how = AGAIN_NOT };
@@ -126,7 +121,7 @@ static struct flags_way way_to(const struct translation *t, const struct insn *i
 		way.inputs = 1u << way.guest;
 		if (operation == OPERATION_AND || operation == OPERATION_OR || operation == OPERATION_XOR)
 			way.how = AGAIN_RESULT;
-		else if ((operation == OPERATION_ADD || operation == OPERATION_SUB) && has_immediate(insn) && fits32(-insn->imm))
+		else if ((operation == OPERATION_ADD || operation == OPERATION_SUB) && insn->imm_size && fits32(-insn->imm))
 			way.how = AGAIN_STEP;
 	}
 	if (!all_at_home(t, way.inputs))
@@ -134,7 +129,7 @@ static struct flags_way way_to(const struct translation *t, const struct insn *i
 	return way;
 }
 
-/* tmp: a host register, for _STEP; it may be the home of way.guest itself. */
+/* tmp: a host register, for _STEP; it may be the home of the result itself. */
 static void emit_again(struct translation *t, unsigned source, unsigned tmp)
 {
 	const struct insn *insn = &t->insn[source - 1];
@@ -167,7 +162,6 @@ static void emit_again(struct translation *t, unsigned source, unsigned tmp)
 		break;
 	}
 }
-
 
 /* The flags of `source` again, by way of `free`, or where that is H_NONE keeping every register. */
 static void emit_again_by(struct translation *t, unsigned source, unsigned free)
@@ -351,7 +345,6 @@ void flags_to_cpu(struct translation *t)
 	}
 	t->flags = FLAGS_CPU;
 }
-
 
 void flags_settle(struct translation *t, unsigned live)
 {
