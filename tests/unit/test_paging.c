@@ -741,7 +741,7 @@ static void pages_that_hold_code_get_no_write_entry(void **state)
 /* As translated code does it: a copy of the entry that a write at gla has filled. */
 static struct stack_window *open_window(uint64_t gla)
 {
-	struct stack_window *window = &cpu->region->tables.stack[TLB_SUPER];
+	struct stack_window *window = &cpu->stack[TLB_SUPER];
 
 	WRITE(gla);
 	*window = (struct stack_window){ .base = gla & PAGE_MASK,

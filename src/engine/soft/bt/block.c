@@ -200,7 +200,7 @@ static void point_link(struct bt *bt, const struct block_link *link, uint8_t *co
 
 /*
  * Takes a slot, unconnected, for a branch that is taken for the first time, and makes the branch go through it: where
- * a jump or call to the stub stands now, behind a NOP, there is room for one through gs. False where none is left.
+ * a jump or call to the stub stands now, behind a NOP, there is room for one through the table. False where none is left.
  */
 static bool take_slot(struct bt *bt, struct block_link *link)
 {

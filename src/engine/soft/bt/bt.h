@@ -3,9 +3,13 @@
  *
  * Guest registers live in host registers of the same name, with these exceptions:
  *
- *	host rsp       the host's stack; guest rsp is in host r15
- *	host r10, r11  scratch; guest r10, r11 and r15 are in struct cpu
- *	host gs base   the current TLB context's region: struct cpu's alias, then the TLB (tlb.h)
+ *	host rsp       the return stack (return_stack.h); guest rsp is in host r9
+ *	host r8        the current TLB context's region: struct cpu's alias, then the TLB (tlb.h)
+ *	host r10, r11  scratch
+ *
+ * Guest r8 to r11, the least used ones, are in struct cpu. The region could also be reached through gs, which takes no
+ * register; but each access would be longer by two bytes, and on some processors a cycle, and a host without FSGSBASE
+ * takes a system call for each change of context.
  *
  * The arithmetic flags are in the host's flags or in cpu->cc_*, and at every point of a block the translator
  * knows where (enum flags_place). A block has two entries: `code` expects them in the host's flags,
@@ -17,10 +21,10 @@
  *	lea  r11, [rdi+8]		; guest-linear address
  *	rorx r10, r11, 8		; slot * 16
  *	and  r10d, 0xfff0
- *	xor  r11, gs:[r10+read]		; offset in page, where the page matches
+ *	xor  r11, [r8+r10+read]		; offset in page, where the page matches
  *	cmp  r11, 4096-8
  *	ja   slow
- *	mov  r10, gs:[r10+read+8]	; host minus guest
+ *	mov  r10, [r8+r10+read+8]	; host minus guest
  *	add  rax, [rdi+r10+8]
  *	jnz  taken			; patched once the target is translated
  *	jmp  next
@@ -37,6 +41,20 @@
 #include "engine/soft/bt/shape.h"
 #include "engine/soft/cpu/cpu.h"
 #include "engine/soft/cpu/ops.h"
+
+#define H_CPU	   H_R8 /* points CPU_CENTER bytes behind the region's start */
+#define H_GUEST_SP H_R9
+
+/* A field of struct cpu or of the TLB, at this offset in the region. */
+static inline struct place in_cpu(int32_t offset)
+{
+	return at(H_CPU, offset - CPU_CENTER);
+}
+
+static inline struct place in_cpu_indexed(unsigned index, unsigned scale, int32_t offset)
+{
+	return at_indexed(H_CPU, index, scale, offset - CPU_CENTER);
+}
 
 #define HUGE_AHEAD (64 * 1024) /* code memory is made huge so far ahead of what is used; more than two blocks */
 
@@ -99,8 +117,8 @@ struct bt {
 		const uint8_t *bounce;
 		bool write;
 	} careful;
-	bool host_bmi2, host_fsgsbase;
-	struct tlb_region *gs_base; /* what the host's gs base is */
+	bool host_bmi2;
+	struct tlb_region *entered; /* the region that translated code was last in: that of the return entries */
 	/*
 	 * Slots of the link tables: what each holds while unconnected, how many were ever used, and those whose
 	 * block was dropped. A slot is reused only when no block runs, since the dropped one may be running.
@@ -277,9 +295,8 @@ struct group_way bt_slow_group(struct cpu *cpu, uint64_t gla, uint64_t place);
 uint64_t bt_careful_access(struct cpu *cpu, uint64_t offset, uint32_t access);
 void bt_careful_commit(struct cpu *cpu);
 _Noreturn void bt_native_fault(struct cpu *cpu, struct native_site *site);
-/* Cold: installs the signal handlers that turn native faults into guest exceptions; per thread: gs and stack. */
+/* Cold: installs the signal handlers that turn native faults into guest exceptions; per thread, with a stack of its own. */
 int bt_thread_init(struct cpu *cpu);
-void bt_set_gs_by_system_call(void *base);
 
 /*
  * How translated code describes an access to the slow path, in 32 bits:

@@ -1,12 +1,9 @@
 /* Set-up of the translator: code memory (two mappings of one file, W^X), tables, and the thread's signals. */
 #include <cpuid.h>
-#include <asm/prctl.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "engine/soft/bt/bt.h"
@@ -29,10 +26,6 @@ _Static_assert(ARENA_OF((uint64_t)ENGINE_CODE_MEMORY_MAX) / RECORD_UNIT <= 1ull 
 _Static_assert(MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER + (12u << 10) &&
 	       ENGINE_CODE_MEMORY_MIN - MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER_ASIDE + (4u << 10),
 	       "room for the thunks and a few blocks");
-
-#ifndef HWCAP2_FSGSBASE
-#define HWCAP2_FSGSBASE (1 << 1)
-#endif
 
 /* The vCPU that runs on this thread: what a native fault belongs to. */
 static _Thread_local struct cpu *running;
@@ -189,7 +182,6 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->arena += RECORD_UNIT; /* place 0 is nobody's */
 	cpu->code = bt->code_exec;
 	bt->host_bmi2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI2;
-	bt->host_fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 	bt_make_code_huge(bt);
 	bt_emit_thunks(bt);
 	return_stack_set_bottom(cpu, bt->return_without_call);
@@ -226,11 +218,6 @@ void bt_destroy(struct cpu *cpu)
 	shape_cache_destroy(bt->shapes);
 	free(bt);
 	cpu->bt = NULL;
-}
-
-void bt_set_gs_by_system_call(void *base)
-{
-	syscall(SYS_arch_prctl, ARCH_SET_GS, base);
 }
 
 /* ---- native faults ---- */
@@ -279,9 +266,9 @@ void native_rescue(uint64_t stack_pointer)
 {
 	struct cpu *cpu = running;
 
-	if (!cpu || !cpu->bt || !cpu->bt->gs_base)
+	if (!cpu || !cpu->bt)
 		return;
-	bt_reset_links(cpu, &cpu->bt->gs_base->tables);
+	bt_reset_links(cpu, &cpu->region->tables);
 	bt_reset_global_links(cpu, false);
 	bt_reset_global_links(cpu, true);
 	return_stack_wipe(cpu, stack_pointer);
@@ -301,6 +288,5 @@ int bt_thread_init(struct cpu *cpu)
 		return error_set(ENOMEM, "no memory for a signal stack");
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* short sleeps while others are waited for: wait.h */
 	running = cpu;
-	cpu->bt->gs_base = NULL;
 	return 0;
 }

@@ -22,16 +22,6 @@ static uint64_t linear_rip(const struct cpu *cpu)
 	return (uint32_t)(cpu->seg[SEG_CS].base + cpu->rip);
 }
 
-/* The current TLB context becomes the one that translated code sees. */
-static void bt_set_gs(struct bt *bt, struct tlb_region *region)
-{
-	bt->gs_base = region;
-	if (bt->host_fsgsbase)
-		__asm__ volatile("wrgsbase %0" : : "r"(region));
-	else
-		bt_set_gs_by_system_call(region);
-}
-
 static void check_fetch(struct cpu *cpu)
 {
 	if (cpu->mode & MODE_CODE64) {
@@ -219,8 +209,8 @@ static struct block_link *enter_code(struct cpu *cpu, const void *code, uint64_t
 	cpu->rip_page = cpu->rip - (linear & (PAGE_SIZE - 1));
 	if (cpu->fpu_stashed)
 		fpu_unstash(cpu);
-	if (bt->gs_base != cpu->region) {
-		bt_set_gs(bt, cpu->region);
+	if (bt->entered != cpu->region) {
+		bt->entered = cpu->region;
 		return_stack_forget(cpu);
 	}
 	cpu->branch = 0;

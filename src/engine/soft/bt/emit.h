@@ -19,9 +19,9 @@ struct emitter {
 	bool overflow;        /* the buffer was too small: what was emitted is useless */
 };
 
-/* A ModRM operand: a register, or memory at [base + index << scale + disp], optionally through gs. */
+/* A ModRM operand: a register, or memory at [base + index << scale + disp]. */
 struct place {
-	bool memory, gs;
+	bool memory;
 	uint8_t reg;
 	uint8_t base, index, scale;
 	int32_t disp;
@@ -40,17 +40,6 @@ static inline struct place at(unsigned base, int32_t disp)
 static inline struct place at_indexed(unsigned base, unsigned index, unsigned scale, int32_t disp)
 {
 	return (struct place){ .memory = true, .base = base, .index = index, .scale = scale, .disp = disp };
-}
-
-/* A field of struct cpu or of the TLB, at a constant offset from gs. */
-static inline struct place in_cpu(int32_t offset)
-{
-	return (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_NONE, .disp = offset };
-}
-
-static inline struct place in_cpu_indexed(unsigned base, int32_t offset)
-{
-	return (struct place){ .memory = true, .gs = true, .base = base, .index = H_NONE, .disp = offset };
 }
 
 static inline void emit8(struct emitter *e, uint8_t byte)
@@ -181,8 +170,6 @@ static inline void emit_form(struct emitter *e, const struct form *f, unsigned r
 		*p++ = f->prefix;
 	if (f->prefix2)
 		*p++ = f->prefix2;
-	if (rm->memory && rm->gs)
-		*p++ = 0x65;
 	if (rex || f->force_rex)
 		*p++ = 0x40 | rex;
 	p = put_opcode_map(p, f->map);
@@ -204,8 +191,6 @@ static inline void emit_vex(struct emitter *e, unsigned map, unsigned pp, bool w
 
 	if (!emit_has_room(e))
 		return;
-	if (rm.memory && rm.gs)
-		*p++ = 0x65;
 	*p++ = 0xc4;
 	*p++ = (~rex & 7) << 5 | map;
 	*p++ = w << 7 | (~vvvv & 15) << 3 | l << 2 | pp;
@@ -235,7 +220,7 @@ static inline void emit_store(struct emitter *e, struct place to, unsigned reg)
 
 static inline void emit_lea(struct emitter *e, unsigned reg, struct place from)
 {
-	if (from.base != H_NONE && from.index == H_NONE && from.disp == 0 && !from.gs) {
+	if (from.base != H_NONE && from.index == H_NONE && from.disp == 0) {
 		emit_op(e, true, 0x8b, reg, in_reg(from.base)); /* which costs no execution unit */
 		return;
 	}

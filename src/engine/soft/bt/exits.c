@@ -144,7 +144,7 @@ static void emit_link_stub(struct translation *t, struct block_link *link, uint8
  */
 static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, bool call)
 {
-	static const uint8_t nop[] = { 0x0f, 0x1f, 0x00 };
+	static const uint8_t nop[] = { 0x66, 0x90 };
 	struct emitter *e = t->e;
 	struct block_link *link;
 	bool backward = offset < 0 && t->insn[t->i].op != BT_CALL;

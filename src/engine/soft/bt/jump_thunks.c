@@ -45,14 +45,14 @@ static void emit_find_fetch(struct emitter *e, enum tlb_class class, uint8_t **m
 	emit_op(e, true, 0x8b, H_RAX, in_reg(H_R11));
 	emit_and(e, true, H_RAX, (uint32_t)PAGE_MASK);
 	emit_lea(e, H_RAX, at(H_RAX, 1));
-	emit_op(e, true, 0x3b, H_RAX, in_cpu_indexed(H_R10, FETCH(class, page)));
+	emit_op(e, true, 0x3b, H_RAX, in_cpu_indexed(H_R10, 0, FETCH(class, page)));
 	*miss = emit_branch_later(e, CC_NE);
 }
 
 /* ORs the guest-physical address of r11 to what is in rax, by the fetch entry at r10. Clobbers r10. */
 static void emit_or_gpa(struct emitter *e, enum tlb_class class)
 {
-	emit_op(e, true, 0x0b, H_RAX, in_cpu_indexed(H_R10, FETCH(class, gpa)));
+	emit_op(e, true, 0x0b, H_RAX, in_cpu_indexed(H_R10, 0, FETCH(class, gpa)));
 	emit_op(e, true, 0x8b, H_R10, in_reg(H_R11));
 	emit_and(e, false, H_R10, PAGE_SIZE - 1);
 	emit_op(e, true, 0x0b, H_RAX, in_reg(H_R10));
@@ -115,7 +115,7 @@ static void emit_log(struct emitter *e, int32_t log, unsigned reg, unsigned free
 	emit32(e, TLB_LOG_MAX);
 	full = emit_branch_later(e, CC_A);
 	emit_insn(e, (struct form){ .prefix = 0x66, .opcode = 0x89 }, reg,
-		  (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = free, .scale = 1, .disp = index });
+		  in_cpu_indexed(free, 1, index));
 	emit_lea32(e, free, at(free, 1));
 	emit_op(e, false, 0x89, free, in_cpu(count)); /* mov */
 	emit_patch_here(e, full);
@@ -141,9 +141,9 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 	bt->jump_cached[class] = emit_exec(e);
 	kicked = emit_kicked(e);
 	emit_jump_slot(e, H_R10);
-	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, JUMP_TABLE(class)));
+	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, 0, JUMP_TABLE(class)));
 	missed = emit_branch_later(e, CC_NE);
-	emit_load(e, H_R10, in_cpu_indexed(H_R10, JUMP_TABLE(class) + 8));
+	emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, JUMP_TABLE(class) + 8));
 	emit_and(e, true, H_R11, (uint32_t)PAGE_MASK);
 	emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
 	emit_jmp_reg(e, H_R10);
@@ -154,8 +154,8 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 		emit_store(e, in_cpu(CPU_SCRATCH(3)), H_RAX);
 		emit_find_code(e, class, miss);
 		emit_jump_slot(e, H_RAX);
-		emit_store(e, in_cpu_indexed(H_RAX, JUMP_TABLE(class)), H_R11);
-		emit_store(e, in_cpu_indexed(H_RAX, JUMP_TABLE(class) + 8), H_R10);
+		emit_store(e, in_cpu_indexed(H_RAX, 0, JUMP_TABLE(class)), H_R11);
+		emit_store(e, in_cpu_indexed(H_RAX, 0, JUMP_TABLE(class) + 8), H_R10);
 		emit_mark_used(e, class);
 		emit_and(e, true, H_R11, (uint32_t)PAGE_MASK);
 		emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
@@ -270,7 +270,7 @@ static void emit_link_thunk(struct bt *bt, enum tlb_class class)
 	emit_patch_here(e, in_host);
 	emit_op(e, true, 0x03, H_R10, in_reg(H_RAX));
 	emit_insn(e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, at(H_R11, offsetof(struct block_link, index))); /* movzx */
-	emit_store(e, (struct place){ .memory = true, .gs = true, .base = H_NONE, .index = H_R11, .scale = 3, .disp = LINK_TABLE }, H_R10);
+	emit_store(e, in_cpu_indexed(H_R11, 3, LINK_TABLE), H_R10);
 	emit_mark_used(e, class);
 	emit_log(e, LINK_LOG, H_R11, H_RAX);
 	emit_load(e, H_R10, in_cpu(CPU_SCRATCH(2)));

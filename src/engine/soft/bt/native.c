@@ -141,17 +141,17 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 	struct slow_stub *stub = new_stub(t, address_form ? LOOK_UP_ADDRESS : LOOK_UP_ADDEND);
 
 	emit_tlb_slot(t, H_R11);
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor r11, page */
+	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, table)); /* xor r11, page */
 	emit_op(e, true, 0x81, 7, in_reg(H_R11));
 	emit32(e, PAGE_SIZE - size);
 	stub->from = emit_branch_later(e, CC_A);
 	stub->access = describe_access(t, size, use, segment);
 	stub->tlb_offset = table;
 	if (address_form) {
-		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table));
-		emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, table + 8));
+		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, table));
+		emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, 0, table + 8));
 	} else {
-		emit_load(e, H_R10, in_cpu_indexed(H_R10, table + 8));
+		emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, table + 8));
 	}
 	stub->resume = e->p;
 }
@@ -235,11 +235,11 @@ static struct place emit_page_lookup(struct translation *t, const struct insn *i
 	if (offset != in_page)
 		emit_lea(e, H_R11, at(H_R11, offset - in_page));
 	emit_tlb_slot(t, H_R11);
-	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, table)); /* cmp */
+	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, 0, table)); /* cmp */
 	stub->from = emit_branch_later(e, CC_NE);
 	stub->access = describe_access(t, size, use, insn->segment);
 	stub->offset = in_page;
-	emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, table + 8)); /* add */
+	emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, 0, table + 8)); /* add */
 	stub->resume = e->p;
 	return at(H_R11, in_page);
 }
@@ -424,7 +424,7 @@ struct registers {
 static unsigned borrow(struct translation *t, struct registers *r, uint16_t allowed)
 {
 	static const uint8_t order[] = { H_R11, H_R10, H_RBX, H_RBP, H_RSI, H_RDI, H_RDX, H_RCX,
-					 H_R8,	H_R9,  H_R12, H_R13, H_R14, H_RAX };
+					 H_R12, H_R13, H_R14, H_R15, H_RAX };
 
 	for (unsigned i = 0; i < sizeof(order); i++) {
 		unsigned host = order[i];

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define NATIVE_EXCHANGES 5 /* two registers that an instruction borrowed, three lodgers (residence.h) */
+#define NATIVE_EXCHANGES 6 /* two registers that an instruction borrowed, four lodgers (residence.h) */
 
 /* A host register that gets another value (number 0xff: none), after the value it has was put somewhere (NULL: lost). */
 struct native_exchange {

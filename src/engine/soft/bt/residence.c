@@ -77,13 +77,13 @@ static bool is_loop(const struct translation *t)
 
 unsigned residence_owner(unsigned host)
 {
-	return host == H_R15 ? REG_RSP : host;
+	return host == H_GUEST_SP ? REG_RSP : host;
 }
 
 /* A host register whose guest register the block does not name, or H_NONE. */
 static unsigned free_host(const struct uses *u)
 {
-	static const uint8_t order[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R9, H_R8, H_RDI, H_RSI, H_R15,
+	static const uint8_t order[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15, H_RDI, H_RSI, H_GUEST_SP,
 					 H_RDX, H_RCX, H_RAX };
 
 	for (unsigned i = 0; i < sizeof(order); i++)
@@ -94,7 +94,7 @@ static unsigned free_host(const struct uses *u)
 
 static void take_lodgers(struct translation *t, struct uses *u)
 {
-	static const uint8_t homeless[LODGERS_MAX] = { REG_R15, REG_R11, REG_R10 };
+	static const uint8_t homeless[LODGERS_MAX] = { REG_R8, REG_R9, REG_R10, REG_R11 };
 	for (unsigned i = 0; i < LODGERS_MAX; i++) {
 		unsigned guest = homeless[i], host = u->count[guest] ? free_host(u) : H_NONE;
 

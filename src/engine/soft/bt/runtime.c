@@ -69,12 +69,7 @@ static uint64_t way_on(struct cpu *cpu, const struct op_call *call, const struct
 		return 1;
 	if (cpu->shadow || cpu->event.valid || cpu->step_recheck || cpu->napping || cpu->activity != ACTIVITY_ACTIVE)
 		return 1;
-	if (cpu->region != bt->gs_base) {
-		if (!bt->host_fsgsbase)
-			return 1;
-		bt->gs_base = cpu->region;
-		__asm__ volatile("wrgsbase %0" : : "r"(cpu->region));
-	}
+	bt->entered = cpu->region;
 	if (cpu->mode == before->mode && cpu->region == before->region && bt->link_resets == before->link_resets)
 		cpu->return_sp = (uint8_t *)cpu->return_sp + 8; /* without the thunk's own return address */
 	else

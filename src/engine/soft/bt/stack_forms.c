@@ -4,9 +4,9 @@
 static void emit_rsp_add(struct translation *t, int32_t bytes)
 {
 	if (t->code64)
-		emit_lea(t->e, H_R15, at(H_R15, bytes));
+		emit_lea(t->e, H_GUEST_SP, at(H_GUEST_SP, bytes));
 	else
-		emit_lea32(t->e, H_R15, at(H_R15, bytes));
+		emit_lea32(t->e, H_GUEST_SP, at(H_GUEST_SP, bytes));
 }
 
 /* Checks an access at rsp + delta; returns the host operand. */
@@ -44,9 +44,9 @@ void emit_pop(struct translation *t, const struct insn *insn)
 			/* the low half of the incremented RSP */
 			emit_insn(t->e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, from);
 			emit_rsp_add(t, size);
-			emit_sized_store(t, 2, in_reg(H_R15), H_R11);
+			emit_sized_store(t, 2, in_reg(H_GUEST_SP), H_R11);
 		} else {
-			emit_insn(t->e, load, H_R15, from);
+			emit_insn(t->e, load, H_GUEST_SP, from);
 		}
 		return;
 	}
@@ -135,9 +135,9 @@ void emit_leave(struct translation *t, const struct insn *insn)
 
 	struct place from = emit_access(t, &at_frame, size, USE_READ, t->live_before[t->i]);
 
-	emit_op(t->e, true, 0x8d, H_R15, at(H_RBP, size));
+	emit_op(t->e, true, 0x8d, H_GUEST_SP, at(H_RBP, size));
 	if (!t->code64)
-		emit_op(t->e, false, 0x8b, H_R15, in_reg(H_R15));
+		emit_op(t->e, false, 0x8b, H_GUEST_SP, in_reg(H_GUEST_SP));
 	emit_op(t->e, size == 8, 0x8b, H_RBP, from);
 }
 

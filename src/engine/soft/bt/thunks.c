@@ -3,7 +3,7 @@
 
 /* Guest registers that live in host registers. */
 static const uint8_t resident[] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI,
-				    REG_RDI, REG_R8,  REG_R9,  REG_R12, REG_R13, REG_R14 };
+				    REG_RDI, REG_R12, REG_R13, REG_R14, REG_R15 };
 
 static void emit_spill(struct emitter *e)
 {
@@ -17,11 +17,21 @@ static void emit_reload(struct emitter *e)
 		emit_load(e, host_register(resident[i]), in_cpu(CPU_GPR(resident[i])));
 }
 
+/* H_CPU from the pointer to the region that stands at `from`. */
+static void emit_load_region(struct emitter *e, struct place from)
+{
+	emit_load(e, H_CPU, from);
+	emit_lea(e, H_CPU, at(H_CPU, CPU_CENTER));
+}
+
+/* Behind the call it is the region of the context that C has made the current one. */
 static void emit_call_c(struct emitter *e, const void *function)
 {
+	emit_op(e, true, 0x8b, H_RBX, in_reg(H_CPU)); /* which C keeps */
 	emit_mov_imm(e, H_RAX, (uintptr_t)function);
 	emit8(e, 0xff); /* call rax */
 	emit8(e, 0xd0);
+	emit_load_region(e, at(H_RBX, CPU_FIELD(region) - CPU_CENTER));
 }
 
 static void emit_rsp_adjust(struct emitter *e, int32_t bytes)
@@ -68,6 +78,7 @@ static void emit_enter(struct bt *bt)
 	for (unsigned i = 0; i < sizeof(callee_saved); i++)
 		emit_push_pop(e, 0x50, callee_saved[i]);
 	emit_rsp_adjust(e, -8);
+	emit_load_region(e, at(H_RDI, CPU_FIELD(region)));
 	emit_store(e, in_cpu(CPU_FIELD(c_stack)), H_RSP);
 	emit_to_return_stack(e);
 	emit_op(e, true, 0x8b, H_R11, in_reg(H_RSI));
@@ -198,7 +209,7 @@ static uint8_t *emit_look_up(struct bt *bt, int32_t table)
 	struct emitter *e = &bt->e;
 
 	emit_tlb_slot_of(e, bt->host_bmi2, H_R11);
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, table)); /* xor */
+	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, table)); /* xor */
 	emit_op(e, true, 0x3b, H_R11, in_cpu(CPU_SCRATCH(2)));
 	return emit_branch_later(e, CC_A);
 }
@@ -225,24 +236,24 @@ static uint8_t *emit_window_thunk(struct bt *bt, enum tlb_class class, bool writ
 	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R10);
 	emit_op(e, true, 0x03, H_R11, in_cpu(WINDOW(class, base))); /* add */
 	missed = emit_look_up(bt, TLB_WRITE(class));
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, TLB_WRITE(class)));
+	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, TLB_WRITE(class)));
 	emit_op(e, true, 0x81, 4, in_reg(H_R11)); /* and */
 	emit32(e, (uint32_t)PAGE_MASK);
 	emit_store(e, in_cpu(WINDOW(class, base)), H_R11);
-	emit_load(e, H_R10, in_cpu_indexed(H_R10, TLB_WRITE(class) + 8));
+	emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, TLB_WRITE(class) + 8));
 	emit_store(e, in_cpu(WINDOW(class, addend)), H_R10);
 	emit_positions(e, class, true);
 	emit8(e, 0xc3);
 	emit_patch_here(e, missed);
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, TLB_WRITE(class)));
+	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, TLB_WRITE(class)));
 	if (!write) {
 		missed = emit_look_up(bt, TLB_READ(class));
-		emit_load(e, H_R10, in_cpu_indexed(H_R10, TLB_READ(class) + 8));
+		emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, TLB_READ(class) + 8));
 		emit_store(e, in_cpu(WINDOW(class, addend)), H_R10);
 		emit_positions(e, class, false);
 		emit8(e, 0xc3);
 		emit_patch_here(e, missed);
-		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, TLB_READ(class)));
+		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, TLB_READ(class)));
 	}
 	if (described) {
 		emit_jmp(e, described);

@@ -93,9 +93,9 @@ struct translation {
 /* The host register of a guest register between blocks; H_NONE for those in struct cpu. */
 static inline unsigned host_register(unsigned guest)
 {
-	return guest == REG_RSP			? H_R15
-	       : guest == REG_R10 || guest == REG_R11 || guest == REG_R15 ? H_NONE
-									     : guest;
+	return guest == REG_RSP			       ? H_GUEST_SP
+	       : guest >= REG_R8 && guest <= REG_R11 ? H_NONE
+							       : guest;
 }
 
 /* … and within this one. */
@@ -147,10 +147,10 @@ static inline struct emitter *emit_main_line(struct translation *t)
 #define RETURN_TOP	   ((int32_t)offsetof(struct return_entry, guest))
 #define RETURN_BELOW	   (RETURN_TOP + (int32_t)sizeof(struct return_entry))
 /* A branch to another page: its code is a NOP, then a jump or call, whose rel32 begins here. */
-#define FAR_BRANCH_PATCH 4
+#define FAR_BRANCH_PATCH 3
 #define JUMP_BACK 5 /* bytes of a slow path's jump to where it goes on, behind its call */
 /* A field of the class's stack window. */
-#define WINDOW(class, field) ((int32_t)(offsetof(struct tlb_region, tables.stack) + (class) * sizeof(struct stack_window) + \
+#define WINDOW(class, field) ((int32_t)(offsetof(struct cpu, stack) + (class) * sizeof(struct stack_window) + \
 					offsetof(struct stack_window, field)))
 #define JUMP_MODE(class)   ((int32_t)(offsetof(struct tlb_region, tables.jump_mode) + (class) * sizeof(uint32_t)))
 #define JUMP_LOG(class)	   ((int32_t)(offsetof(struct tlb_region, tables.jump_log) + (class) * sizeof(struct tlb_log)))

@@ -176,17 +176,12 @@ struct cpu_msrs {
 #define FPU_AREA_SIZE 832
 
 struct cpu {
-	/* ---- reached by translated code; keep near the front ---- */
-	struct cpu *self; /* the canonical mapping: C code always uses this address */
-	uint64_t gpr[16];
-	uint64_t rip;      /* offset in CS (in 64-bit mode: linear) */
-	uint64_t next_rip; /* while an op runs */
-	uint64_t rip_page; /* bt/: linear page of the running block */
-	uint64_t scratch[4]; /* bt/: temporaries of translated code */
+	/* ---- reached by translated code all the time ---- */
+	uint64_t gpr[16]; /* those in the middle from translated code's short displacements on (CPU_CENTER) */
+	struct stack_window stack[TLB_CLASSES]; /* of the current context */
 	uint64_t group_addend[8]; /* bt/group.h */
-	uint32_t branch;          /* bt/: the last indirect branch, where it left translated code; 0: none */
-	int64_t budget;    /* deterministic clock: instructions left until the vCPU must look up */
-	uint64_t retired;  /* deterministic clock: instructions retired up to the last budget refill */
+	uint64_t rip_page; /* bt/: linear page of the running block */
+	uint32_t kick;     /* nonzero: leave translated code and poll. Other threads set it, with release order */
 	/*
 	 * The arithmetic flags, in LAHF/SETO form: cc_of is 0 or 1, cc_low has SF ZF AF PF CF at their
 	 * places in the low byte of RFLAGS. Exact whenever C code runs.
@@ -194,10 +189,18 @@ struct cpu {
 	uint8_t cc_of, cc_low;
 	uint8_t shadow;    /* SHADOW_*: blocking that ends after the present instruction */
 	uint8_t activity;  /* enum activity */
+	uint64_t scratch[4]; /* bt/: temporaries of translated code */
+	/* ---- up to here at short displacements, but for scratch[2] and [3] ---- */
+	struct cpu *self;  /* the canonical mapping: C code always uses this address */
+	uint64_t rip;      /* offset in CS (in 64-bit mode: linear) */
+	uint64_t next_rip; /* while an op runs */
+	uint32_t branch;   /* bt/: the last indirect branch, where it left translated code; 0: none */
 	uint32_t mode;     /* the mode key */
+	int64_t budget;    /* deterministic clock: instructions left until the vCPU must look up */
+	uint64_t retired;  /* deterministic clock: instructions retired up to the last budget refill */
 	uint64_t rflags_system; /* RFLAGS without the arithmetic flags, bit 1 set */
 	struct segment seg[SEG_COUNT];
-	struct tlb_region *region; /* the current context's region: the host's gs base */
+	struct tlb_region *region; /* the current context's */
 	void *c_stack;       /* bt/: C's stack pointer while translated code runs */
 	void *return_sp;     /* bt/return_stack.h: translated code's stack pointer while C runs */
 	void *user_return_sp; /* bt/system_calls.c: … as it was at SYSCALL */
@@ -208,8 +211,7 @@ struct cpu {
 	uint8_t bounce[128] __attribute__((aligned(64))); /* bt/: memory operands that cannot be direct */
 
 	/* ---- other threads: atomic access only ---- */
-	uint32_t kick __attribute__((aligned(64))); /* nonzero: leave translated code and poll. Set with release order */
-	uint32_t pending_async; /* ASYNC_* */
+	uint32_t pending_async __attribute__((aligned(64))); /* ASYNC_* */
 	uint8_t sipi_vector;
 
 	/* ---- registers ---- */
@@ -301,6 +303,11 @@ struct cpu {
 };
 
 _Static_assert(sizeof(struct cpu) <= CPU_AREA_SIZE, "struct cpu must fit its alias");
+
+/* Where translated code's register points to: what it uses most lies up to 128 bytes before and behind. */
+#define CPU_CENTER 192
+_Static_assert(offsetof(struct cpu, gpr[8]) == CPU_CENTER - 128 && offsetof(struct cpu, scratch[1]) < CPU_CENTER + 128,
+	       "one byte of displacement for what translated code uses most");
 
 /* cpu->pending_async */
 #define ASYNC_NMI    (1u << 0)

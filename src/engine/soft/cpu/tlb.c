@@ -105,11 +105,17 @@ static inline void close_window(struct stack_window *window)
 		window->positions[i] = 0;
 }
 
+/* The vCPU's; of another context than the current one they lose nothing by being closed. */
+static inline struct stack_window *windows_of(const struct tlb_context *context)
+{
+	return ((struct cpu *)context->region->cpu_area)->stack;
+}
+
 /* Some of the entries that write[] had are gone. */
-static inline void close_windows(struct tlb_context *context)
+static inline void close_windows(struct stack_window *windows)
 {
 	for (unsigned class = 0; class < TLB_CLASSES; class ++)
-		close_window(&context->region->tables.stack[class]);
+		close_window(&windows[class]);
 }
 
 static void empty_walk_cache(struct tlb_context *context)
@@ -188,7 +194,7 @@ static void flush_all_of(struct tlb_context *context)
 			context->slot[array][context->global[array][i]] = 0;
 		context->local_count[array] = context->global_count[array] = 0;
 	}
-	close_windows(context);
+	close_windows(windows_of(context));
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++)
 		empty_fetch(context, class, false);
 	empty_walk_cache(context);
@@ -239,7 +245,7 @@ static void flush_local_of(struct tlb_context *context, struct cpu *cpu)
 		}
 		context->local_count[array] = 0;
 	}
-	close_windows(context);
+	close_windows(windows_of(context));
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++)
 		if (!cpu || !code_stays(cpu, context, class))
 			empty_fetch(context, class, true);
@@ -286,7 +292,7 @@ static void drop_page(struct tlb_state *state, struct tlb_context *context, uint
 		if (entry->page == page && (!only_global || (context->slot[array][slot] & SLOT_IS_GLOBAL)))
 			entry->page = tlb_entry_empty(slot);
 	}
-	close_windows(context);
+	close_windows(windows_of(context));
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++) {
 		struct fetch_entry *entry = &context->region->tables.fetch[class][fetch_slot(page)];
 
@@ -317,7 +323,7 @@ static void drop_large(struct tlb_state *state, struct tlb_context *context, uin
 			if (entries[slot].page - base < size)
 				entries[slot].page = tlb_entry_empty(slot);
 	}
-	close_windows(context);
+	close_windows(windows_of(context));
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++) {
 		struct fetch_entry *entries = context->region->tables.fetch[class];
 
@@ -441,6 +447,7 @@ void tlb_select_context(struct cpu *cpu)
 found:
 	state->current = context;
 	cpu->region = context->region;
+	close_windows(cpu->stack);
 	if (cpu->virt && !same_guest(&key, &state->linked_guest)) {
 		bt_reset_global_links(cpu, true);
 		state->linked_guest = key;
@@ -699,6 +706,9 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page)
 	hint = state->write_hint[index];
 	state->write_hint[index] = 0;
 	host = (uintptr_t)ram->host + (page.v - ram->gpa);
+	for (unsigned class = 0; class < TLB_CLASSES; class ++)
+		if (cpu->stack[class].base + cpu->stack[class].addend == host)
+			close_window(&cpu->stack[class]);
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
 		struct tlb_context *context = &state->context[i];
 
@@ -706,10 +716,6 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page)
 			continue;
 		for (unsigned array = TLB_CLASSES; array < TLB_ARRAYS; array++) {
 			struct tlb_entry *entries = entries_of(context, array);
-			struct stack_window *window = &context->region->tables.stack[array - TLB_CLASSES];
-
-			if (window->base + window->addend == host)
-				close_window(window);
 
 			if (hint >> 16 == HINT_MANY) {
 				revoke_journal(entries, context->local[array], context->local_count[array],
@@ -732,7 +738,7 @@ void tlb_revoke_all_writes(struct cpu *cpu)
 
 void tlb_lend_window(struct cpu *cpu, enum tlb_class class, uint64_t addend)
 {
-	struct stack_window *window = &cpu->region->tables.stack[class];
+	struct stack_window *window = &cpu->stack[class];
 
 	close_window(window);
 	window->addend = addend;
@@ -800,8 +806,8 @@ static inline void fill(struct tlb_context *context, unsigned array, unsigned sl
 	struct tlb_entry *entry = &entries_of(context, array)[slot];
 	uint8_t *flags = &context->slot[array][slot];
 
-	if (array >= TLB_CLASSES && tlb_slot(context->region->tables.stack[array - TLB_CLASSES].base) == slot)
-		close_window(&context->region->tables.stack[array - TLB_CLASSES]);
+	if (array >= TLB_CLASSES && tlb_slot(windows_of(context)[array - TLB_CLASSES].base) == slot)
+		close_window(&windows_of(context)[array - TLB_CLASSES]);
 	entry->page = page;
 	entry->addend = addend;
 	if (global) {

@@ -1,10 +1,10 @@
 /*
- * The software TLB's layout. Translated code looks entries up inline, through gs, so the layout is an ABI
+ * The software TLB's layout. Translated code looks entries up inline, so the layout is an ABI
  * between this folder and bt/.
  *
  * A vCPU has several *contexts*, one per address space that it has recently run: (VMX root or non-root,
  * EPTP, VPID, PCID). Each context is one contiguous region of host memory: first an alias (second mapping of
- * the same pages) of struct cpu, then struct tlb_tables. The host's gs base points to the current context's
+ * the same pages) of struct cpu, then struct tlb_tables. A host register points to the current context's
  * region, so that changing address spaces changes one register and flushes nothing, and translated code
  * reaches both struct cpu and the tables with constant displacements.
  *
@@ -86,8 +86,8 @@ static inline void tlb_log_add(struct tlb_log *log, unsigned index)
 }
 
 /*
- * The page of the last access off the stack pointer, a copy of an entry of write[]: translated code compares with it
- * instead of looking its slot up. `positions`: at how many offsets of the page an access may begin that reaches
+ * The page of the last access off the stack pointer, a copy of an entry of the current context's write[]: translated
+ * code compares with it instead of looking its slot up. `positions`: at how many offsets of the page an access may begin that reaches
  * no further than STACK_REACH(i) bytes; 0 where the entry is gone. base and addend then stay what they were.
  */
 #define STACK_REACHES 2
@@ -107,7 +107,6 @@ struct tlb_tables {
 	/* bt/: where a direct branch to another page leads in this context. Reset with the jump caches. */
 	void *link[CONTEXT_LINKS];
 	struct tlb_log jump_log[TLB_CLASSES], link_log;
-	struct stack_window stack[TLB_CLASSES];
 	/* A class's jump cache or links may hold something to empty. Also set by translated code. */
 	uint8_t jump_used[TLB_CLASSES];
 	uint32_t jump_mode[TLB_CLASSES]; /* the mode key that each jump cache was filled under */

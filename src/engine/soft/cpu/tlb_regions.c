@@ -2,7 +2,7 @@
  * The host memory of struct cpu and of the TLB contexts.
  *
  * struct cpu lives in a memory file that is mapped once at its canonical address and once more at the start
- * of every region, all regions in one reserved range: translated code that has one region in its gs base
+ * of every region, all regions in one reserved range: translated code that has a pointer to one
  * reaches the registers and that context's tables alike, and a change of context moves nothing.
  */
 #include <errno.h>
