@@ -14,11 +14,26 @@
 #include "engine/soft/cpu/tlb_state.h"
 #include "util/error.h"
 
-_Static_assert(sizeof(struct tlb_region) % PAGE_SIZE == 0, "regions follow one another in one mapping");
-_Static_assert(offsetof(struct tlb_region, tables) == CPU_AREA_SIZE, "the tables follow struct cpu's alias");
-
-#define REGIONS_SIZE (TLB_CONTEXTS * sizeof(struct tlb_region))
+/*
+ * A context's tables fill a huge page of the host, for translated code looks into them at random, and each look would
+ * also miss the host's TLB of small pages. struct cpu's alias ends where they begin.
+ */
+#define HUGE_PAGE    ((size_t)2 << 20)
+#define REGION_ROOM  (2 * HUGE_PAGE)
+#define REGIONS_SIZE ((TLB_CONTEXTS * REGION_ROOM) + HUGE_PAGE)
 #define HINTS_SIZE   (HINT_PAGES * sizeof(uint32_t))
+
+_Static_assert(sizeof(struct tlb_tables) <= HUGE_PAGE, "one huge page for each context");
+_Static_assert(offsetof(struct tlb_region, tables) == CPU_AREA_SIZE && CPU_AREA_SIZE <= HUGE_PAGE,
+               "the tables follow struct cpu's alias");
+
+/* In the reserved range. */
+static struct tlb_region *region_at(uint8_t *range, unsigned context)
+{
+	uintptr_t start = ((uintptr_t)range + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+
+	return (struct tlb_region *)(start + context * REGION_ROOM + HUGE_PAGE - CPU_AREA_SIZE);
+}
 
 static void *map(size_t size)
 {
@@ -41,17 +56,19 @@ struct cpu *tlb_cpu_create(void)
 	if (cpu == MAP_FAILED)
 		goto fail;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
-		struct tlb_region *region = (struct tlb_region *)(regions + i * sizeof(*region));
+		struct tlb_region *region = region_at(regions, i);
 
 		if (mmap(region, CPU_AREA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
 		    MAP_FAILED)
 			goto fail;
+		madvise(&region->tables, HUGE_PAGE, MADV_HUGEPAGE); /* a refusal costs speed only */
 		tlb_context_init(&state->context[i], region);
 	}
 	close(fd);
 	cpu->self = cpu;
 	cpu->tlb = state;
 	state->write_hint = hints;
+	state->regions = regions;
 	state->current = &state->context[0];
 	state->context[0].pending = PENDING_NONE;
 	state->context[0].pending_jumps = false;
@@ -81,7 +98,7 @@ void tlb_cpu_destroy(struct cpu *cpu)
 	if (!cpu)
 		return;
 	state = tlb_state_of(cpu);
-	munmap(state->context[0].region, REGIONS_SIZE);
+	munmap(state->regions, REGIONS_SIZE);
 	munmap(state->write_hint, HINTS_SIZE);
 	munmap(state, sizeof(*state));
 	munmap(cpu->self, CPU_AREA_SIZE);

@@ -97,6 +97,7 @@ struct tlb_state {
 	struct ram_window ram[GUEST_MEMORY_SLOTS]; /* the two in front are tried first */
 	unsigned ram_count;                        /* 0: not read from cpu->memory yet */
 	uint32_t *write_hint;
+	uint8_t *regions; /* tlb_regions.c */
 
 	enum tlb_slow slow; /* of the last tlb_access that returned NULL */
 	gpa_t slow_l2_gpa;
