@@ -46,6 +46,10 @@ void emit_loop_exit(struct translation *t, const struct insn *insn, int64_t next
 void emit_cold_exits(struct translation *t);
 
 /* ---- stack_forms.c ---- */
+/* Host r9 is guest rsp from here on. Keeps the flags. */
+void emit_stack_settle(struct translation *t);
+/* The same before the present instruction, where that does not bear a delay. */
+void emit_stack_pointer(struct translation *t);
 void emit_push(struct translation *t, const struct insn *insn);
 void emit_pop(struct translation *t, const struct insn *insn);
 void emit_push_imm(struct translation *t, const struct insn *insn);

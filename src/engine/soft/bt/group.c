@@ -91,6 +91,8 @@ static void join(struct planner *p, unsigned insn, unsigned access, struct addre
 	p->t->group_of[insn][access] = g;
 	if (address.base == REG_RSP && address.index == INSN_NO_REG)
 		note_on_stack(p, g, g != NO_GROUP && p->t->group[g].members == 1);
+	else if (address.base == REG_RSP && (g == NO_GROUP || p->t->group[g].members == 1))
+		note_on_stack(p, NO_GROUP, true); /* it goes through the window, but is not of that one's group */
 }
 
 static void join_operand(struct planner *p, unsigned i, unsigned access, unsigned size, unsigned use)

@@ -159,7 +159,11 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 /* Is it an access off the stack pointer, done through the stack window? */
 static bool through_window(const struct translation *t, const struct insn *insn, unsigned range)
 {
-	return t->code64 && !t->careful && insn->base == REG_RSP && insn->index == INSN_NO_REG && insn->address_size == 8 &&
+	/* An array on the stack mostly lies in that page, too; group.c plans with the same homes. */
+	bool index = insn->index == INSN_NO_REG ||
+		     (home_of(t, insn->index) != H_NONE && host_register(insn->index) != H_NONE);
+
+	return t->code64 && !t->careful && insn->base == REG_RSP && index && insn->address_size == 8 &&
 	       insn->segment != SEG_FS && insn->segment != SEG_GS && range <= STACK_REACH(STACK_REACHES - 1) &&
 	       !(t->bt->cpu->tune_off & ENGINE_TUNE_STACK_WINDOW);
 }
@@ -251,6 +255,7 @@ static struct place emit_page_lookup(struct translation *t, const struct insn *i
 static struct place grouped_operand(struct translation *t, const struct insn *insn, unsigned slot)
 {
 	unsigned base = home_of(t, insn->base);
+	int32_t disp = insn->displacement + (insn->base == REG_RSP ? t->stack_owed : 0);
 
 	if (t->r10_slot != slot)
 		emit_load(t->e, H_R10, in_cpu(slot == GROUP_WINDOW ? WINDOW(MODE_CLASS(t->key), addend) : CPU_GROUP(slot)));
@@ -258,15 +263,15 @@ static struct place grouped_operand(struct translation *t, const struct insn *in
 	if (insn->index != INSN_NO_REG) {
 		t->r10_slot = NO_GROUP;
 		emit_lea(t->e, H_R10, at_indexed(H_R10, base, 0, 0));
-		return at_indexed(H_R10, home_of(t, insn->index), insn->scale, insn->displacement);
+		return at_indexed(H_R10, home_of(t, insn->index), insn->scale, disp);
 	}
 	if (base == H_NONE) {
 		t->r10_slot = NO_GROUP;
 		emit_load(t->e, H_R11, in_cpu(CPU_GPR(insn->base)));
 		emit_lea(t->e, H_R10, at_indexed(H_R10, H_R11, 0, 0));
-		return at(H_R10, insn->displacement);
+		return at(H_R10, disp);
 	}
-	return at_indexed(base, H_R10, 0, insn->displacement);
+	return at_indexed(base, H_R10, 0, disp);
 }
 
 _Static_assert(GROUP_RANGE <= 1024 && BLOCK_MAX_INSNS < 64 && GROUPS_MAX * sizeof(struct group_access) + sizeof(struct block) +
@@ -319,10 +324,12 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 		if (group->slot != NO_GROUP) {
 			if (group->leader_insn != t->i || group->leader_access != number)
 				return grouped_operand(t, insn, group->slot);
+			emit_stack_settle(t);
 			flags_before_clobber(t, live);
 			return emit_group_lookup(t, insn, group, size, use);
 		}
 	}
+	emit_stack_settle(t);
 	flags_before_clobber(t, live);
 	if (t->careful) {
 		emit_effective_address(t, insn);

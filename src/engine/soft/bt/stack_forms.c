@@ -1,12 +1,65 @@
 /* Instructions that push and pop, with a flat stack pointer of 32 or 64 bits. */
 #include "engine/soft/bt/forms.h"
 
+/*
+ * Pushes and pops that follow one another are members of one group, whose accesses cannot fault or lead to C. Between them
+ * the stack pointer need not be exact: t->stack_owed is added to their displacements, and to host r9 at the end of the
+ * row.
+ */
 static void emit_rsp_add(struct translation *t, int32_t bytes)
 {
-	if (t->code64)
+	if (t->code64 && !t->careful)
+		t->stack_owed += bytes;
+	else if (t->code64)
 		emit_lea(t->e, H_GUEST_SP, at(H_GUEST_SP, bytes));
 	else
 		emit_lea32(t->e, H_GUEST_SP, at(H_GUEST_SP, bytes));
+}
+
+void emit_stack_settle(struct translation *t)
+{
+	if (t->stack_owed)
+		emit_lea(t->e, H_GUEST_SP, at(H_GUEST_SP, t->stack_owed));
+	t->stack_owed = 0;
+}
+
+static bool names_rsp(const struct insn *insn, const struct shape *shape)
+{
+	return (shape->reg_use && register_of(insn, insn->reg, shape->reg_is_byte) == REG_RSP) ||
+	       (shape->rm_use && register_of(insn, insn->rm, shape->rm_is_byte) == REG_RSP) ||
+	       (shape->vvvv_use && (insn->vex_vvvv & 15) == REG_RSP) || shape->implicit >> REG_RSP & 1;
+}
+
+/* Instructions that may stand between pushes and pops: they neither name the stack pointer nor lead out of the block. */
+static bool bears_delay(const struct translation *t)
+{
+	const struct insn *insn = &t->insn[t->i];
+	const struct shape *shape = &t->shape[t->i];
+
+	switch (insn->op) {
+	case BT_PUSH:
+	case BT_POP:
+		return insn->rm != REG_RSP;
+	case BT_PUSH_IMM:
+	case BT_CALL:
+	case BT_RET:
+	case BT_NOP:
+		return true;
+	case BT_MOV_IMM:
+		return insn->rm != REG_RSP;
+	case BT_LEA:
+		return insn->reg != REG_RSP && insn->base != REG_RSP;
+	case BT_NATIVE:
+		return !insn->is_memory && !shape->may_fault && !names_rsp(insn, shape);
+	default:
+		return false;
+	}
+}
+
+void emit_stack_pointer(struct translation *t)
+{
+	if (t->stack_owed && !bears_delay(t))
+		emit_stack_settle(t);
 }
 
 /* Checks an access at rsp + delta; returns the host operand. */
@@ -44,6 +97,7 @@ void emit_pop(struct translation *t, const struct insn *insn)
 			/* the low half of the incremented RSP */
 			emit_insn(t->e, (struct form){ .map = 1, .opcode = 0xb7 }, H_R11, from);
 			emit_rsp_add(t, size);
+			emit_stack_settle(t);
 			emit_sized_store(t, 2, in_reg(H_GUEST_SP), H_R11);
 		} else {
 			emit_insn(t->e, load, H_GUEST_SP, from);
@@ -187,6 +241,7 @@ void emit_push_return(struct translation *t, unsigned size)
 	}
 	emit_sized_store(t, size, to, reg);
 	emit_rsp_add(t, -(int)size);
+	emit_stack_settle(t);
 	emit_commit(t, USE_WRITE);
 }
 
@@ -199,5 +254,6 @@ void emit_ret(struct translation *t, const struct insn *insn)
 	uint16_t extra = insn->opcode == 0xc2 ? insn->imm : 0;
 
 	emit_rsp_add(t, size + extra);
+	emit_stack_settle(t);
 	emit_return(t, size, extra);
 }

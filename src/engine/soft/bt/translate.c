@@ -235,6 +235,7 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 
 	if (!tells_of_r10(insn))
 		t->r10_slot = NO_GROUP;
+	emit_stack_pointer(t);
 	if (t->flags == FLAGS_AGAIN && !flags_may_wait(t))
 		flags_to_host(t, H_R10);
 
@@ -720,6 +721,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	emit_residence_enter(&t);
 	t.loop = t.lodgers ? emit_exec(e) : NULL;
 	t.r10_slot = NO_GROUP;
+	t.stack_owed = 0;
 	t.flags_source = NO_SOURCE;
 	for (t.i = 0; t.i < t.count; t.i++) {
 		bool careful = t.careful;
@@ -735,6 +737,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	}
 	const struct insn *last = &t.insn[t.count - 1];
 
+	emit_stack_settle(&t);
 	if (!ends_block(last) || last->op == BT_JCC) {
 		t.i = t.count - 1;
 		emit_next_exit(&t);

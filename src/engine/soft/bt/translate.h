@@ -77,6 +77,7 @@ struct translation {
 	uint8_t group_of[BLOCK_MAX_INSNS][2]; /* of each instruction's accesses, in their order; NO_GROUP: none */
 	unsigned i; /* the present instruction */
 	unsigned access; /* its accesses emitted so far */
+	int32_t stack_owed; /* bytes by which host r9 is above guest rsp, between pushes and pops (stack_forms.c) */
 	uint8_t r10_slot; /* the group slot whose addend is in r10; NO_GROUP: something else */
 	enum flags_place flags;
 	uint8_t flags_source;  /* whose flags can be computed again from here */
