@@ -9,7 +9,8 @@
  * A third of the sequences call, return, repeat and rewrite themselves (flow.c); --flow: all. A quarter is translated a
  * second time with parts of the translator off. --code-memory: with so little that it is renewed in the middle. --off: ENGINE_TUNE_*.
  *
- * --flat32: sequences of 32-bit code in flat segments instead (flat32.c), natively in the host's compatibility mode.
+ * --flat32: sequences of 32-bit code in flat segments instead (flat32.c), natively in the host's compatibility mode. Where
+ * the host does not offer that: status 77, which the runner counts as skipped.
  *
  * --plant puts a known defect into the translator (it believes that INC overwrites CF, and that ADC does not
  * read it) and succeeds only when the fuzzer finds it. A failure prints the seed, the bytes and what differs;
@@ -142,6 +143,14 @@ static void run_native(void)
 			enter_native();
 	}
 	__asm__ volatile("cld; vzeroupper; fninit");
+}
+
+/* Some virtual machines do not. */
+static bool host_runs_32bit(void)
+{
+	memcpy((void *)CODE, "\x0f\x0b", 2); /* ud2 */
+	run_native();
+	return native_out.rip == CODE;
 }
 
 /* ---- generation ---- */
@@ -1110,6 +1119,10 @@ int main(int argc, char **argv)
 		int number = (const int[]){ SIGILL, SIGSEGV, SIGFPE, SIGBUS, SIGTRAP }[i];
 
 		sigaction(number, &action, &previous[number]);
+	}
+	if (flat32 && !host_runs_32bit()) {
+		printf("skipped: this host has no 32-bit code segment for programs\n");
+		return 77;
 	}
 	if (!setup.plant && !flat32 && try_two_pages())
 		return 1;
