@@ -19,6 +19,7 @@
 #define COUNTERS   64
 #define SAVED_RSP  (STACK + 8 * COUNTERS)
 #define SLOTS	   (SAVED_RSP + 64) /* addresses to call through */
+#define PLT_SLOT   (SLOTS + 8 * 16) /* what the PLT's only entry goes through */
 #define OTHER_STACK (STACK + 0x8000u)
 
 struct function {
@@ -35,6 +36,7 @@ static struct {
 	bool absolute;
 } fixups[FIXUPS];
 static unsigned fixup_count, counter_count;
+static unsigned plt; /* where in the code its entry is */
 static void (*any_instruction)(void);
 
 /* ---- one instruction, registers only or with one memory operand that does not fault ---- */
@@ -554,6 +556,37 @@ static void put_rewriting_call(void)
 	put_here(over);
 }
 
+/* jmp (4) or call (2) through the quadword at an address, relative to RIP */
+static void put_through(unsigned digit, uint64_t address)
+{
+	put(0xff);
+	put(digit << 3 | 5);
+	put_bytes(address - (CODE + code_length + 4), 4);
+}
+
+static void put_plt(void)
+{
+	put(0xeb);
+	put(6);
+	plt = code_length;
+	put_through(4, PLT_SLOT);
+}
+
+/* Calls the address in reg, some times, by way of the PLT, or as code without one does. */
+static void put_plt_call(unsigned reg, unsigned times)
+{
+	put_legacy(0, false, true, false, 0, 0x89, reg,
+		   (struct operand){ .memory = true, .base = 17, .index = 16, .disp = PLT_SLOT }, 0, 0);
+	for (bool through = pick(3) == 0; times; times--) {
+		if (through) {
+			put_through(2, PLT_SLOT);
+		} else {
+			put(0xe8);
+			put_bytes(plt - (code_length + 4), 4);
+		}
+	}
+}
+
 /* Copies two functions in turn to one place, and calls them there. */
 static void put_copied_functions(void)
 {
@@ -585,7 +618,9 @@ static void put_copied_functions(void)
 		reserved_registers |= 1; /* rax */
 		put_write_flags();
 		reserved_registers &= ~1u;
-		if (pick(2)) { /* call rax */
+		if (pick(3) == 0) {
+			put_plt_call(0, 1 + pick(3));
+		} else if (pick(2)) { /* call rax */
 			put(0xff);
 			put(0xd0);
 		} else { /* call [slot] */
@@ -670,7 +705,7 @@ static void put_call_of(unsigned function)
 		put_page_end();
 	if (pick(2))
 		put_write_flags();
-	switch (f->skips ? pick(5) : pick(6)) {
+	switch (f->skips ? pick(7) : pick(8)) {
 	case 0 ... 1:
 		put(0xe8);
 		put_bytes(0, 4);
@@ -702,6 +737,10 @@ static void put_call_of(unsigned function)
 		note_fixup(code_length - 4, function, false);
 		break;
 	}
+	case 5 ... 6: /* as shared libraries call, but the PLT's entry leads elsewhere each time */
+		put_function_address(reg, function);
+		put_plt_call(reg, 1);
+		break;
 	default: /* the address is pushed, and a RET in a call goes there */
 		put_function_address(reg, function);
 		put(0xe8); /* call over the jump: pushes the return address */
@@ -1014,6 +1053,7 @@ uint64_t flow_sequence(unsigned length, void (*instruction)(void))
 	any_instruction = instruction;
 	calm = true;
 	code_length = fixup_count = counter_count = 0;
+	put_plt();
 	current = -1u;
 	function_count = 1 + pick(FUNCTIONS);
 	for (unsigned i = 0; i < function_count; i++) {

@@ -406,6 +406,13 @@ static void unlink_singles(struct bt *bt, struct block *block)
 	extra->single_ways = 0;
 }
 
+/* What goes through site[] finds its way anew. */
+static void forget_sites(struct bt *bt)
+{
+	tlb_empty_sites(bt->cpu, false);
+	memset(bt->cpu->site_targets, 0, sizeof(bt->cpu->site_targets));
+}
+
 void block_drop(struct bt *bt, struct block *block)
 {
 	struct block_ref *ref = first_of_slot(bt, block->gpa, block->key);
@@ -431,6 +438,8 @@ void block_drop(struct bt *bt, struct block *block)
 	}
 	unlink_singles(bt, block);
 	code_table_forget(bt, block);
+	if (is_site_target(bt->cpu, block_code_mem(bt, block)))
+		forget_sites(bt);
 	if (mode_has_jump_cache(block->key) && !(block->key & KEY_ONE))
 		tlb_forget_jump(bt->cpu, MODE_CLASS(block->key), block->linear ? block->linear : block->gpa & ~PAGE_MASK,
 				!block->linear, block_code_mem(bt, block));

@@ -135,12 +135,14 @@ struct bt {
 	uint16_t *slot_free[LINK_TABLES];
 	uint32_t slots_free[LINK_TABLES], slots_dropped[LINK_TABLES]; /* the free ones come first, then the dropped ones */
 	uint64_t translated_blocks, flushes, drops; /* statistics */
+	uint32_t sites; /* how many instructions have got an entry of tlb_tables.site; they share them when these run out */
+	bool rescued;   /* native_rescue() has left site[] half emptied */
 	uint64_t link_resets; /* how often bt_reset_links was called */
 
 	/* thunks, executable addresses */
 	uint64_t (*enter)(struct cpu *cpu, const void *code);
 	uint8_t *exit, *exit_indirect, *leave[FLAGS_PLACES], *call_op, *slow_access, *slow_group, *save_flags, *careful_access, *careful_commit, *native_fault;
-	uint8_t *jump_cached[TLB_CLASSES], *link_missed[TLB_CLASSES][FLAGS_PLACES], *window_missed[TLB_CLASSES][2 /* for a write */], *window_access[TLB_CLASSES][2], *return_unpaired[TLB_CLASSES], *return_without_call;
+	uint8_t *jump_cached[TLB_CLASSES], *link_missed[TLB_CLASSES][FLAGS_PLACES], *window_missed[TLB_CLASSES][2 /* for a write */], *window_access[TLB_CLASSES][2], *return_unpaired[TLB_CLASSES], *return_without_call, *site_missed[TLB_CLASSES], *site_empty;
 };
 
 /* ---- create.c (cold) ---- */

@@ -60,4 +60,12 @@ static inline void code_table_forget(struct bt *bt, const struct block *block)
 		*entry = (struct code_entry){ .first = entry->first };
 }
 
+#define SITE_TARGET_SHIFT 4
+
+/* Whether entries of tlb_tables.site may lead to that code. */
+static inline bool is_site_target(const struct cpu *cpu, const uint8_t *code)
+{
+	return cpu->site_targets[(uint32_t)(uintptr_t)code >> SITE_TARGET_SHIFT & (SITE_TARGETS - 1)];
+}
+
 #endif

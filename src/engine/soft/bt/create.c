@@ -185,6 +185,8 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt_make_code_huge(bt);
 	bt_emit_thunks(bt);
 	return_stack_set_bottom(cpu, bt->return_without_call);
+	cpu->site_empty = bt->site_empty;
+	tlb_empty_sites(cpu, true);
 	return 0;
 }
 
@@ -269,6 +271,10 @@ void native_rescue(uint64_t stack_pointer)
 	if (!cpu || !cpu->bt)
 		return;
 	bt_reset_links(cpu, &cpu->region->tables);
+	for (unsigned class = 0; class < TLB_CLASSES; class++)
+		for (unsigned i = 0; i < CALL_SITES; i++)
+			cpu->region->tables.site[class][i].rip = SITE_EMPTY;
+	cpu->bt->rescued = true; /* what goes there before the entries' code is empty, too, is gone astray by its own doing */
 	bt_reset_global_links(cpu, false);
 	bt_reset_global_links(cpu, true);
 	return_stack_wipe(cpu, stack_pointer);

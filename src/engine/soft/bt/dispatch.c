@@ -355,6 +355,10 @@ static __attribute__((noinline)) bool turn(struct cpu *cpu, struct block_link **
 	if (__atomic_load_n(&cpu->kick, __ATOMIC_ACQUIRE)) {
 		*link = NULL;
 		return_stack_forget(cpu);
+		if (cpu->bt->rescued) {
+			cpu->bt->rescued = false;
+			tlb_empty_sites(cpu, true);
+		}
 		if (stop_requested(cpu)) {
 			*exit = ENGINE_EXIT_KICKED;
 			return false;

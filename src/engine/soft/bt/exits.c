@@ -29,9 +29,62 @@ static void emit_branch_exit(struct translation *t, enum branch_kind kind, uint1
 	emit_indirect_exit(t);
 }
 
+/*
+ * Jumps and calls through a pointer at a fixed place, which is what a PLT is made of, lead where they led last: an entry of
+ * the context's site[] says so. (Other calls through pointers lead elsewhere too often.) Without a look at the kick word:
+ * every loop also has a backward jump or another indirect one, and a hostile one is what native_rescue() is for.
+ */
+static bool has_site(const struct translation *t)
+{
+	const struct insn *insn = &t->insn[t->i];
+
+	return t->code64 && !(t->key & (MODE_STEP | KEY_ONE | KEY_SHORT)) && insn->is_memory &&
+	       insn->base == INSN_BASE_RIP && insn->index == INSN_NO_REG &&
+	       !(t->bt->cpu->tune_off & (ENGINE_TUNE_SITES | ENGINE_TUNE_JUMP_CACHE));
+}
+
+/* r11: the target. Goes aside where it is another one than last time; else rip_page is set. Returns the entry's offset. */
+static int32_t emit_site(struct translation *t, enum branch_kind kind, struct cold_exit **cold)
+{
+	struct emitter *e = t->e;
+	int32_t site = SITE(MODE_CLASS(t->key)) + (int32_t)(t->bt->sites++ % CALL_SITES * sizeof(struct jump_entry));
+
+	flags_to_cpu(t);
+	emit_op(e, true, 0x3b, H_R11, in_cpu(site)); /* cmp */
+	*cold = &t->cold[t->cold_count++];
+	**cold = (struct cold_exit){ .flags = t->flags, .insn = t->i, .key = t->key, .site = site,
+				     .branch = BRANCH_RECORD(kind, t->offset[t->i], 0) };
+	(*cold)->from = emit_branch_later(e, CC_NE);
+	emit_op(e, true, 0x81, 4, in_reg(H_R11)); /* and */
+	emit32(e, (uint32_t)PAGE_MASK);
+	emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+	return site + (int32_t)offsetof(struct jump_entry, code);
+}
+
+static void emit_site_missed(struct translation *t, const struct cold_exit *cold)
+{
+	struct emitter *e = t->e;
+
+	emit_branch_record(t, cold->branch);
+	emit_op(e, true, 0xc7, 0, in_cpu(CPU_SCRATCH(1)));
+	emit32(e, cold->site);
+	if (!cold->way_on) {
+		emit_jmp(e, t->bt->site_missed[MODE_CLASS(t->key)]);
+		return;
+	}
+	emit_mov_imm(e, H_R10, (uintptr_t)t->bt->site_missed[MODE_CLASS(t->key)]);
+	emit_jmp(e, cold->way_on);
+}
+
 void emit_indirect_jump(struct translation *t)
 {
-	emit_branch_exit(t, BRANCH_JMP, 0);
+	struct cold_exit *cold;
+
+	if (!has_site(t)) {
+		emit_branch_exit(t, BRANCH_JMP, 0);
+		return;
+	}
+	emit_op(t->e, false, 0xff, 4, in_cpu(emit_site(t, BRANCH_JMP, &cold))); /* jmp */
 }
 
 /*
@@ -311,9 +364,17 @@ void emit_indirect_call(struct translation *t)
 		emit_branch_exit(t, BRANCH_CALL, 0);
 		return;
 	}
-	emit_branch_record(t, BRANCH_RECORD(BRANCH_CALL, t->offset[t->i], 0));
-	flags_to_cpu(t);
-	emit_call(t->e, t->bt->jump_cached[MODE_CLASS(t->key)]);
+	if (has_site(t)) {
+		struct cold_exit *cold;
+
+		emit_load(t->e, H_R10, in_cpu(emit_site(t, BRANCH_CALL, &cold)));
+		cold->way_on = emit_exec(t->e);
+		emit_op(t->e, false, 0xff, 2, in_reg(H_R10)); /* call */
+	} else {
+		emit_branch_record(t, BRANCH_RECORD(BRANCH_CALL, t->offset[t->i], 0));
+		flags_to_cpu(t);
+		emit_call(t->e, t->bt->jump_cached[MODE_CLASS(t->key)]);
+	}
 	emit_return_point(t);
 }
 
@@ -416,6 +477,8 @@ static void emit_cold_exit(struct translation *t, const struct cold_exit *cold)
 	if (cold->unpaired_return) {
 		emit_branch_record(t, cold->unpaired_return);
 		emit_jmp(e, t->bt->return_unpaired[MODE_CLASS(t->key)]);
+	} else if (cold->site) {
+		emit_site_missed(t, cold);
 	} else if (cold->op) {
 		emit_op_call(t, &t->insn[t->i], cold->op, true);
 	} else if (cold->kicked) {
@@ -442,7 +505,7 @@ void emit_cold_exits(struct translation *t)
 		t->flags_source = cold->flags_source;
 		t->key = cold->key;
 		/* An exit to another page is as often taken as not; the others lead out of translated code. */
-		if (cold->unpaired_return || cold->op || cold->link || cold->kicked)
+		if (cold->unpaired_return || cold->site || cold->op || cold->link || cold->kicked)
 			emit_aside(t);
 		emit_cold_exit(t, cold);
 		emit_main_line(t);

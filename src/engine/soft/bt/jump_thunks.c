@@ -171,6 +171,52 @@ static void emit_jump_thunk(struct bt *bt, enum tlb_class class)
 	emit_jmp(e, bt->exit_indirect);
 }
 
+/*
+ * r11: where a jump or call through a pointer leads, scratch[1]: its entry, of site[], whose target is another one. Where the
+ * jump cache knows the way, the entry learns it. A bit keeps what block_drop() wants to know.
+ */
+static void emit_site_thunk(struct bt *bt, enum tlb_class class)
+{
+	struct emitter *e = &bt->e;
+
+	bt->site_missed[class] = emit_exec(e);
+	emit_compare_kick(e);
+	emit_jcc(e, CC_NE, bt->jump_cached[class]);
+	emit_jump_slot(e, H_R10);
+	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, 0, JUMP_TABLE(class))); /* cmp */
+	emit_jcc(e, CC_NE, bt->jump_cached[class]);
+	emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, JUMP_TABLE(class) + 8));
+	emit_store(e, in_cpu(CPU_SCRATCH(3)), H_RAX);
+	emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(1)));
+	emit_store(e, in_cpu_indexed(H_RAX, 0, 0), H_R11);
+	emit_store(e, in_cpu_indexed(H_RAX, 0, offsetof(struct jump_entry, code)), H_R10);
+	emit_lea(e, H_RAX, at(H_RAX, -SITE(class)));
+	emit_shift(e, RIGHT, H_RAX, JUMP_HASH_SHIFT);
+	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R11);
+	emit_log(e, SITE_LOG(class), H_RAX, H_R11);
+	emit_op(e, false, 0x8b, H_R11, in_reg(H_R10)); /* site_target() */
+	emit_shift(e, RIGHT, H_R11, SITE_TARGET_SHIFT);
+	emit_and(e, false, H_R11, SITE_TARGETS - 1);
+	emit_op(e, false, 0xc6, 0, in_cpu_indexed(H_R11, 0, CPU_FIELD(site_targets))); /* mov byte, 1 */
+	emit8(e, 1);
+	emit_load(e, H_R11, in_cpu(CPU_SCRATCH(2)));
+	emit_mark_used(e, class);
+	emit_load(e, H_RAX, in_cpu(CPU_SCRATCH(3)));
+	emit_and(e, true, H_R11, (uint32_t)PAGE_MASK);
+	emit_store(e, in_cpu(CPU_FIELD(rip_page)), H_R11);
+	emit_jmp_reg(e, H_R10);
+}
+
+/* Where empty entries of site[] lead, for a guest that goes to the address which stands for that. */
+static void emit_site_empty_thunk(struct bt *bt)
+{
+	struct emitter *e = &bt->e;
+
+	bt->site_empty = emit_exec(e);
+	emit_mov_imm(e, H_R11, SITE_EMPTY);
+	emit_jmp(e, bt->exit_indirect);
+}
+
 /* At a stub: puts the flags into struct cpu, and makes r10, the link's offset among the records, a pointer. */
 static void emit_stub_begins(struct emitter *e, enum flags_place flags)
 {
@@ -319,6 +365,8 @@ void bt_emit_jump_thunks(struct bt *bt)
 		emit_jump_thunk(bt, class);
 		emit_link_thunk(bt, class);
 		emit_return_thunk(bt, class);
+		emit_site_thunk(bt, class);
 	}
+	emit_site_empty_thunk(bt);
 	emit_bottom_thunk(bt);
 }

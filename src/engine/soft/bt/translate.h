@@ -44,6 +44,9 @@ struct cold_exit {
 	uint8_t insn;		  /* the branch */
 	uint32_t key;		  /* the mode key there */
 	op_function *op;	  /* instead of an exit: does the instruction in C and leaves */
+	uint32_t site;		  /* instead of an exit: of the entry (SITE) that led elsewhere; `branch`: what cpu->branch gets */
+	uint32_t branch;
+	uint8_t *way_on;	  /* with site: of a call, the executable address that takes the way in r10 */
 	uint32_t unpaired_return; /* instead of an exit: what cpu->branch gets; to r11 through the jump cache */
 };
 
@@ -157,6 +160,8 @@ static inline struct emitter *emit_main_line(struct translation *t)
 #define JUMP_LOG(class)	   ((int32_t)(offsetof(struct tlb_region, tables.jump_log) + (class) * sizeof(struct tlb_log)))
 #define LINK_LOG	   ((int32_t)offsetof(struct tlb_region, tables.link_log))
 #define LINK_TABLE	   ((int32_t)offsetof(struct tlb_region, tables.link))
+#define SITE_LOG(class)	   ((int32_t)(offsetof(struct tlb_region, tables.site_log) + (class) * sizeof(struct tlb_log)))
+#define SITE(class)	   ((int32_t)(offsetof(struct tlb_region, tables.site) + (class) * sizeof(struct jump_entry) * CALL_SITES))
 #define JUMP_TABLE(class)  ((int32_t)(offsetof(struct tlb_region, tables.jump) + (class) * sizeof(struct jump_entry) * JUMP_CACHE_SLOTS))
 
 /* cmp dword kick, 0: not equal where the vCPU must leave translated code. */

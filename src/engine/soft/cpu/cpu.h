@@ -172,6 +172,8 @@ struct cpu_msrs {
 	uint64_t microcode;
 };
 
+#define SITE_TARGETS 4096
+
 /* The standard-format XSAVE area for x87, SSE and AVX: 512 + 64 + 256 bytes. */
 #define FPU_AREA_SIZE 832
 
@@ -208,6 +210,7 @@ struct cpu {
 	void *code_table;    /* bt/code_table.h */
 	void *records;       /* bt/: what bt_alloc allocates from */
 	void *code;          /* bt/: the code memory, executable */
+	void *site_empty;    /* bt/: code that goes to SITE_EMPTY */
 	uint8_t bounce[128] __attribute__((aligned(64))); /* bt/: memory operands that cannot be direct */
 
 	/* ---- other threads: atomic access only ---- */
@@ -294,6 +297,8 @@ struct cpu {
 	uint64_t idle_ticks;   /* of `retired`: skipped, not retired */
 
 	uint8_t fpu_area[FPU_AREA_SIZE] __attribute__((aligned(64)));
+
+	uint8_t site_targets[SITE_TARGETS]; /* bt/: by a hash of their code, blocks that entries of site[] may lead to */
 
 	/*
 	 * bt/: as tlb_tables.link, for branches between global pages: one table for all contexts of root operation, one

@@ -54,6 +54,21 @@ static struct cpu *cpu_of(const struct tlb_context *context)
 	return ((const struct cpu *)context->region->cpu_area)->self;
 }
 
+static void empty_sites(struct tlb_context *context, unsigned class)
+{
+	const struct jump_entry empty = {SITE_EMPTY, cpu_of(context)->site_empty};
+	struct jump_entry *site = context->region->tables.site[class];
+	struct tlb_log *log = &context->region->tables.site_log[class];
+
+	if (log->count <= TLB_LOG_MAX)
+		for (unsigned i = 0; i < log->count; i++)
+			site[log->index[i]] = empty;
+	else
+		for (unsigned i = 0; i < CALL_SITES; i++)
+			site[i] = empty;
+	log->count = 0;
+}
+
 static void empty_jump_class(struct tlb_context *context, unsigned class)
 {
 	struct tlb_tables *tables = &context->region->tables;
@@ -73,6 +88,7 @@ static void empty_jump_class(struct tlb_context *context, unsigned class)
 		entry[jump_slot_of(~0ull)].rip = jump_entry_empty(jump_slot_of(~0ull));
 	}
 	log->count = 0;
+	empty_sites(context, class);
 }
 
 static void empty_jumps(struct tlb_context *context)
@@ -401,6 +417,7 @@ void tlb_context_init(struct tlb_context *context, struct tlb_region *region)
 	for (unsigned class = 0; class < TLB_CLASSES; class ++) {
 		context->region->tables.jump_used[class] = true;
 		context->region->tables.jump_log[class].count = TLB_LOG_MAX + 1;
+		context->region->tables.site_log[class].count = TLB_LOG_MAX + 1;
 	}
 	context->region->tables.link_log.count = TLB_LOG_MAX + 1;
 	context->pending = PENDING_ALL;
@@ -519,6 +536,21 @@ void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, uint64_t rip, bool a
 		/* Every address that the block may have, as far as it matters for the slot. */
 		for (uint64_t at = rip & ~PAGE_MASK; at < JUMP_CACHE_SLOTS << JUMP_HASH_SHIFT; at += PAGE_SIZE)
 			forget_jump_at(tables->jump[class], at, code);
+	}
+}
+
+void tlb_empty_sites(struct cpu *cpu, bool first)
+{
+	struct tlb_state *state = tlb_state_of(cpu);
+
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+		struct tlb_context *context = &state->context[i];
+
+		for (unsigned class = 0; class < TLB_CLASSES && !context->untouched; class ++) {
+			if (first)
+				context->region->tables.site_log[class].count = TLB_LOG_MAX + 1;
+			empty_sites(context, class);
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ struct cpu;
 #define CONTEXT_LINKS    65536 /* direct branches out of a page, per context */
 #define GLOBAL_LINKS     32768 /* the same between global pages, in struct cpu: of root operation, of a guest */
 #define TLB_CONTEXTS     12
+#define CALL_SITES       2048 /* entries for jumps and calls through pointers at fixed places, per class */
 
 /* Selected at translation time by CPL, and for supervisor code by EFLAGS.AC under CR4.SMAP. */
 enum tlb_class {
@@ -106,7 +107,9 @@ struct tlb_tables {
 	struct fetch_entry fetch[TLB_CLASSES][FETCH_SLOTS];
 	/* bt/: where a direct branch to another page leads in this context. Reset with the jump caches. */
 	void *link[CONTEXT_LINKS];
-	struct tlb_log jump_log[TLB_CLASSES], link_log;
+	/* bt/: where jumps and calls through pointers at fixed places led last, an entry for each. Emptied likewise. */
+	struct jump_entry site[TLB_CLASSES][CALL_SITES];
+	struct tlb_log jump_log[TLB_CLASSES], link_log, site_log[TLB_CLASSES];
 	/* A class's jump cache or links may hold something to empty. Also set by translated code. */
 	uint8_t jump_used[TLB_CLASSES];
 	uint32_t jump_mode[TLB_CLASSES]; /* the mode key that each jump cache was filled under */
@@ -136,6 +139,9 @@ static inline uint64_t jump_entry_empty(unsigned slot)
 {
 	return slot == jump_slot_of(~0ull) ? 1 : ~0ull;
 }
+
+/* The rip of an empty entry of site[]. A guest may go there, too: so its code is cpu->site_empty, which takes it there. */
+#define SITE_EMPTY (~0ull)
 
 static inline unsigned tlb_slot(uint64_t gla)
 {
@@ -214,6 +220,8 @@ void tlb_set_link(struct cpu *cpu, unsigned index, void *code);
 /* bt/: removes the jump cache entries of `class` that lead to `code`, a block that starts at `rip`, or, where it can be at
  * any page, at that offset of one. */
 void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, uint64_t rip, bool any_page, const void *code);
+/* bt/: empties site[] of every context, which with `first` hold nothing yet. */
+void tlb_empty_sites(struct cpu *cpu, bool first);
 /* Empties the jump caches of all contexts, or the current one only. */
 void tlb_flush_jumps(struct cpu *cpu, bool all_contexts);
 
