@@ -86,7 +86,7 @@ static void join(struct planner *p, unsigned insn, unsigned access, struct addre
 	unsigned g;
 
 	if (address.index != INSN_NO_REG)
-		position += (int64_t)p->value[address.index].offset << address.scale;
+		position += (int64_t)p->value[address.index].offset * (1 << address.scale);
 	g = find_group(p, insn, access, address, position, position + disp, position + disp + size, use);
 	p->t->group_of[insn][access] = g;
 	if (address.base == REG_RSP && address.index == INSN_NO_REG)
