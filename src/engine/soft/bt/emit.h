@@ -191,9 +191,14 @@ static inline void emit_vex(struct emitter *e, unsigned map, unsigned pp, bool w
 
 	if (!emit_has_room(e))
 		return;
-	*p++ = 0xc4;
-	*p++ = (~rex & 7) << 5 | map;
-	*p++ = w << 7 | (~vvvv & 15) << 3 | l << 2 | pp;
+	if (map == 1 && !w && !(rex & 3)) {
+		*p++ = 0xc5;
+		*p++ = (~rex & 4) << 5 | (~vvvv & 15) << 3 | l << 2 | pp;
+	} else {
+		*p++ = 0xc4;
+		*p++ = (~rex & 7) << 5 | map;
+		*p++ = w << 7 | (~vvvv & 15) << 3 | l << 2 | pp;
+	}
 	*p++ = opcode;
 	e->p = put_modrm(p, reg, &rm);
 }

@@ -481,15 +481,21 @@ static struct shape shape_of_insn(const struct shape *of_opcode, const struct in
 	return shape;
 }
 
-/* A block goes on behind some conditional branches. Not under the deterministic clock, which counts whole blocks. */
+/*
+ * A block goes on behind some conditional branches: not behind that of a loop, for what follows would take registers that
+ * the loop lends (residence.h), nor where a block begins already, so that less code stands twice. Nor under the
+ * deterministic clock, which counts whole blocks.
+ */
 static bool goes_on_behind(const struct translation *t)
 {
-	unsigned branches = 0;
+	unsigned branches = 0, offset = t->offset[t->count];
 
 	for (unsigned i = 0; i < t->count; i++)
 		branches += t->insn[i].op == BT_JCC;
-	return branches <= BLOCK_SIDE_EXITS && t->bt->cpu->clock == ENGINE_CLOCK_REAL &&
-	       !(t->bt->cpu->tune_off & ENGINE_TUNE_EXTEND);
+	if (branches > BLOCK_SIDE_EXITS || t->bt->cpu->clock != ENGINE_CLOCK_REAL || t->bt->cpu->tune_off & ENGINE_TUNE_EXTEND)
+		return false;
+	return !returns_to_start(t, t->count - 1) &&
+	       !(offset < PAGE_SIZE && block_find(t->bt, t->gpa_page + offset, t->key, t->linear + offset));
 }
 
 /* Decodes up to max instructions; returns false where the first one faults already at decoding. */
@@ -680,6 +686,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	/* Non-flat segments in 32-bit code are seen per instruction. */
 	t.counted = bt->cpu->clock == ENGINE_CLOCK_DETERMINISTIC;
 	t.linear = linear & PAGE_MASK;
+	t.gpa_page = gpa & PAGE_MASK;
 	t.count = t.stub_count = t.site_count = t.cold_count = 0;
 	decode_block(&t, page, gpa & (PAGE_SIZE - 1), key & (MODE_STEP | KEY_ONE) ? 1 : max_insns, second);
 	t.block = block = bt_alloc(bt, sizeof(*block) + (t.count ? count_links(&t) : 0) * sizeof(block->link[0]));

@@ -62,6 +62,7 @@ struct translation {
 	bool code64, careful;
 	bool single;  /* every access is looked up by itself: KEY_NO_GROUPS, which `key` does not have */
 	bool counted; /* deterministic clock: count instructions, keep all flags exact */
+	uint64_t gpa_page;
 	uint64_t linear; /* of the block's page, where linear_known */
 	bool linear_known;
 	uint64_t granules; /* of its page that the block depends on */
