@@ -185,7 +185,7 @@ static inline uint32_t get32(uint64_t gpa)
 
 static inline int setup(void **state)
 {
-	cpu = tlb_cpu_create();
+	cpu = tlb_cpu_create(0);
 	assert_non_null(cpu);
 	ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	rom = mmap(NULL, ROM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -519,6 +519,52 @@ static void jump_caches_go_when_their_mapping_may_have_changed(void **state)
 	}
 }
 
+/* As translated code fills it. */
+static struct jump_entry *site_fill(unsigned site, uint64_t rip)
+{
+	struct tlb_tables *tables = &cpu->region->tables;
+
+	tables->site[TLB_USER][site] = (struct jump_entry){ rip, tables };
+	tables->jump_used[TLB_USER] = true;
+	tlb_log_add(&tables->site_log[TLB_USER], site);
+	return &tables->site[TLB_USER][site];
+}
+
+static void assert_site_empty(const struct jump_entry *site)
+{
+	assert_int_equal(site->rip, SITE_EMPTY);
+	assert_ptr_equal(site->code, cpu->site_empty);
+}
+
+static void sites_go_with_the_jump_caches(void **state)
+{
+	struct jump_entry *first, *second;
+
+	long_mode();
+	cpu->cr4 |= CR4_PCIDE;
+	use_pcid(1);
+	cpu->site_empty = &first;
+	tlb_empty_sites(cpu, true);
+	for (unsigned i = 0; i < CALL_SITES; i++)
+		assert_site_empty(&cpu->region->tables.site[TLB_USER][i]);
+	first = site_fill(5, 0x2010);
+	tlb_flush_jumps(cpu, false);
+	assert_site_empty(first);
+	first = site_fill(CALL_SITES - 1, 0x2010);
+	use_pcid(2);
+	second = site_fill(CALL_SITES - 1, 0x2010);
+	assert_ptr_not_equal(first, second);
+	tlb_empty_sites(cpu, false); /* a block is gone: in every context */
+	assert_site_empty(first);
+	assert_site_empty(second);
+	/* More than the log holds. */
+	for (unsigned i = 0; i < TLB_LOG_MAX + 2; i++)
+		second = site_fill(i % CALL_SITES, 0x2010);
+	tlb_empty_sites(cpu, false);
+	for (unsigned i = 0; i < CALL_SITES; i++)
+		assert_site_empty(&cpu->region->tables.site[TLB_USER][i]);
+}
+
 /* ---- links ---- */
 
 static void *stub_of_link[4];
@@ -793,6 +839,12 @@ static void the_stack_window_closes_with_its_entry(void **state)
 	tlb_lend_window(cpu, TLB_SUPER, 0x1234);
 	assert_closed(window);
 	assert_int_equal(window->addend, 0x1234);
+
+	/* Another context's page. */
+	window = open_window(0x1008);
+	cpu->cr4 |= CR4_PCIDE;
+	use_pcid(3);
+	assert_closed(window);
 }
 
 static void watched_pages_are_not_cached(void **state)
@@ -952,6 +1004,7 @@ int main(void)
 	    TEST(invlpg_and_invpcid_reach_what_the_manual_says),
 	    TEST(invlpg_in_a_large_page_removes_every_piece),
 	    TEST(jump_caches_go_when_their_mapping_may_have_changed),
+	    TEST(sites_go_with_the_jump_caches),
 	    TEST(every_context_has_every_link),
 	    TEST(nested_paging_combines_both_tables),
 	    TEST(pages_that_hold_code_get_no_write_entry),

@@ -133,7 +133,7 @@ static int soft_vcpu_create(struct engine_vm *vm, unsigned index, struct engine_
 
 	if (index != vm->count || index >= SOFT_CPUS_MAX)
 		return error_set(EINVAL, "vCPU %u cannot be created: at most %u, in order", index, SOFT_CPUS_MAX);
-	cpu = tlb_cpu_create();
+	cpu = tlb_cpu_create(TLB_CONTEXTS / vm->config.cpu_count); /* in all no more than one vCPU has */
 	if (!cpu)
 		return -ENOMEM;
 	cpu->index = index;

@@ -13,11 +13,11 @@
 #include "util/error.h"
 
 /*
- * A compiler's run leaves about 49 MiB of main lines, 24 MiB aside and 25 MiB of records. This holds them, and the
+ * A compiler's run leaves about 38 MiB of main lines, 22 MiB aside and 25 MiB of records. This holds them, and the
  * process stays under 160 MB above the guest's RAM.
  */
-#define CODE_SIZE	(76u << 20)
-#define MAIN_OF(code)	((code) / 64 * 43)
+#define CODE_SIZE	(70u << 20)
+#define MAIN_OF(code)	((code) / 64 * 41)
 #define ARENA_OF(code)	((code) / 16 * 7) /* bytes of block records beside so much code */
 #define BLOCKS_OF(code) ((code) / 192)
 #define SEEN_SIZE(bt)	((bt)->page_count * TLB_CONTEXTS * 2 * sizeof(uint64_t)) /* touched for code only */

@@ -186,9 +186,10 @@ const struct fetch_entry *tlb_fetch(struct cpu *cpu, gla_t gla);
 
 /*
  * Host-visible set-up. Allocates the regions and the memory of struct cpu itself; returns struct cpu's
- * canonical mapping, zeroed, or NULL with error_text().
+ * canonical mapping, zeroed, or NULL with error_text(). huge_contexts: so many of the contexts, those taken first, have
+ * their tables in huge pages, which are faster and take their whole size once they are used.
  */
-struct cpu *tlb_cpu_create(void);
+struct cpu *tlb_cpu_create(unsigned huge_contexts);
 void tlb_cpu_destroy(struct cpu *cpu);
 
 /*

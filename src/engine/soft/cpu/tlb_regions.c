@@ -40,7 +40,7 @@ static void *map(size_t size)
 	return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
 
-struct cpu *tlb_cpu_create(void)
+struct cpu *tlb_cpu_create(unsigned huge_contexts)
 {
 	struct cpu *cpu = MAP_FAILED;
 	struct tlb_state *state = map(sizeof(*state));
@@ -61,7 +61,8 @@ struct cpu *tlb_cpu_create(void)
 		if (mmap(region, CPU_AREA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
 		    MAP_FAILED)
 			goto fail;
-		madvise(&region->tables, HUGE_PAGE, MADV_HUGEPAGE); /* a refusal costs speed only */
+		if (i < huge_contexts)
+			madvise(&region->tables, HUGE_PAGE, MADV_HUGEPAGE); /* a refusal costs speed only */
 		tlb_context_init(&state->context[i], region);
 	}
 	close(fd);
