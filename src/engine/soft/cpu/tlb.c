@@ -411,17 +411,22 @@ void tlb_context_init(struct tlb_context *context, struct tlb_region *region)
 {
 	context->region = region;
 	context->walk.generation = 1;
-	for (unsigned array = 0; array < TLB_ARRAYS; array++)
-		entries_of(context, array)[0].page = tlb_entry_empty(0);
-	/* The jump caches are emptied (set to all ones) when the context is first used. */
-	for (unsigned class = 0; class < TLB_CLASSES; class ++) {
-		context->region->tables.jump_used[class] = true;
-		context->region->tables.jump_log[class].count = TLB_LOG_MAX + 1;
-		context->region->tables.site_log[class].count = TLB_LOG_MAX + 1;
-	}
-	context->region->tables.link_log.count = TLB_LOG_MAX + 1;
 	context->pending = PENDING_ALL;
 	context->pending_jumps = context->untouched = true;
+}
+
+void tlb_context_begin(struct tlb_context *context)
+{
+	struct tlb_tables *tables = &context->region->tables;
+
+	for (unsigned array = 0; array < TLB_ARRAYS; array++)
+		entries_of(context, array)[0].page = tlb_entry_empty(0);
+	/* What is pending empties the jump caches (sets them to all ones). */
+	for (unsigned class = 0; class < TLB_CLASSES; class ++) {
+		tables->jump_used[class] = true;
+		tables->jump_log[class].count = tables->site_log[class].count = TLB_LOG_MAX + 1;
+	}
+	tables->link_log.count = TLB_LOG_MAX + 1;
 }
 
 static inline struct tlb_key present_key(const struct cpu *cpu)
@@ -462,6 +467,8 @@ void tlb_select_context(struct cpu *cpu)
 		context->pending = PENDING_ALL;
 	state->key[victim] = key;
 found:
+	if (context->untouched)
+		tlb_context_begin(context);
 	state->current = context;
 	cpu->region = context->region;
 	close_windows(cpu->stack);
@@ -527,7 +534,7 @@ void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, uint64_t rip, bool a
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
 		struct tlb_tables *tables = &state->context[i].region->tables;
 
-		if (!tables->jump_used[class])
+		if (state->context[i].untouched || !tables->jump_used[class])
 			continue;
 		if (!any_page) {
 			forget_jump_at(tables->jump[class], rip, code);

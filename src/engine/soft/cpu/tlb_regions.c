@@ -71,6 +71,7 @@ struct cpu *tlb_cpu_create(unsigned huge_contexts)
 	state->write_hint = hints;
 	state->regions = regions;
 	state->current = &state->context[0];
+	tlb_context_begin(state->current);
 	state->context[0].pending = PENDING_NONE;
 	state->context[0].pending_jumps = false;
 	tlb_flush_current(cpu, false);

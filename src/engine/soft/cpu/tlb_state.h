@@ -29,7 +29,7 @@ struct tlb_context {
 	uint64_t last_used;
 	uint8_t pending;                 /* enum tlb_pending */
 	bool pending_jumps;              /* the jump caches alone */
-	bool untouched;                  /* its jump caches were never emptied: their memory does not exist yet */
+	bool untouched;                  /* it was never used: the memory of its tables does not exist yet */
 
 	/*
 	 * Slots filled since they were last flushed, each at most once per journal. A CR3 load looks only at
@@ -133,7 +133,9 @@ static inline uint64_t code_granules(unsigned offset, unsigned size)
 	return (~0ull >> (63 - (last - first))) << first;
 }
 
-/* Puts a context into the state after tlb_cpu_create: nothing cached, jump caches emptied. */
+/* Puts a context into the state after tlb_cpu_create, untouched. */
 void tlb_context_init(struct tlb_context *context, struct tlb_region *region);
+/* Before such a one is used for the first time; what is pending then empties it. */
+void tlb_context_begin(struct tlb_context *context);
 
 #endif
