@@ -194,7 +194,7 @@ static void emit_site_thunk(struct bt *bt, enum tlb_class class)
 	emit_shift(e, RIGHT, H_RAX, JUMP_HASH_SHIFT);
 	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R11);
 	emit_log(e, SITE_LOG(class), H_RAX, H_R11);
-	emit_op(e, false, 0x8b, H_R11, in_reg(H_R10)); /* site_target() */
+	emit_op(e, false, 0x8b, H_R11, in_reg(H_R10)); /* is_site_target() */
 	emit_shift(e, RIGHT, H_R11, SITE_TARGET_SHIFT);
 	emit_and(e, false, H_R11, SITE_TARGETS - 1);
 	emit_op(e, false, 0xc6, 0, in_cpu_indexed(H_R11, 0, CPU_FIELD(site_targets))); /* mov byte, 1 */

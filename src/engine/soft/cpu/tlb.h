@@ -88,8 +88,8 @@ static inline void tlb_log_add(struct tlb_log *log, unsigned index)
 
 /*
  * The page of the last access off the stack pointer, a copy of an entry of the current context's write[]: translated
- * code compares with it instead of looking its slot up. `positions`: at how many offsets of the page an access may begin that reaches
- * no further than STACK_REACH(i) bytes; 0 where the entry is gone. base and addend then stay what they were.
+ * code compares with it instead of looking its slot up. `positions`: at how many offsets of the page an access may begin
+ * that reaches no further than STACK_REACH(i) bytes; 0 where the entry is gone. base and addend then stay what they were.
  */
 #define STACK_REACHES 2
 #define STACK_REACH(i) ((i) ? 1024 : 128)
