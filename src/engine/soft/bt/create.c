@@ -37,7 +37,6 @@ static void *map_anonymous(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-#define HUGE_PAGE (2ul << 20)
 #define LINK_SLOTS (CONTEXT_LINKS > GLOBAL_LINKS ? CONTEXT_LINKS : GLOBAL_LINKS) /* of any link table */
 
 #ifndef MADV_COLLAPSE

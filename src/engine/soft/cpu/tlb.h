@@ -26,6 +26,7 @@
 
 struct cpu;
 
+#define HUGE_PAGE	 ((size_t)2 << 20) /* of the host */
 #define TLB_SLOTS        4096
 #define JUMP_CACHE_SLOTS 16384
 #define JUMP_HASH_SHIFT  4

@@ -18,7 +18,6 @@
  * A context's tables fill a huge page of the host, for translated code looks into them at random, and each look would
  * also miss the host's TLB of small pages. struct cpu's alias ends where they begin.
  */
-#define HUGE_PAGE    ((size_t)2 << 20)
 #define REGION_ROOM  (2 * HUGE_PAGE)
 #define REGIONS_SIZE ((TLB_CONTEXTS * REGION_ROOM) + HUGE_PAGE)
 #define HINTS_SIZE   (HINT_PAGES * sizeof(uint32_t))
