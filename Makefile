@@ -8,7 +8,7 @@ compiler := gcc libc6-dev meson ninja-build pkg-config
 libraries := libpng-dev libvncserver-dev libzydis-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev liblzo2-dev libslirp-dev libnbd-dev libjansson-dev
 build_packages := $(compiler) $(libraries) binutils
 check_packages := $(build_packages) gdb libcmocka-dev qemu-system-x86 ipxe-qemu qemu-utils e2fsprogs \
-	seabios ovmf grub-common grub-pc-bin grub-efi-amd64-bin gdisk mtools nbdkit
+	seabios ovmf grub-common grub-pc-bin grub-efi-amd64-bin gdisk mtools nbdkit xorriso
 check_long_packages := $(check_packages) stress-ng
 # Peers that cannot be installed are left out.
 bench_packages := qemu-system-x86 bochs bochsbios vgabios isolinux syslinux-common xorriso

@@ -132,6 +132,30 @@ static void ram_and_pm1_stay_other_devices_do_not(void **state)
 	assert_int_not_equal(in(machine, 0x21, 1), 0x55);
 }
 
+static uint32_t host_bridge(unsigned offset)
+{
+	out(machine, 0xcf8, 4, 0x80000000 | (offset & 0xfc));
+	return in(machine, 0xcfc, 4);
+}
+
+static void set_host_bridge(unsigned offset, uint32_t value)
+{
+	out(machine, 0xcf8, 4, 0x80000000 | (offset & 0xfc));
+	out(machine, 0xcfc, 4, value);
+}
+
+/* SeaBIOS wakes on a stack in its copy in RAM, which it may have protected when it woke before. */
+static void what_shadows_rom_stays_and_is_no_longer_protected(void **state)
+{
+	set_host_bridge(0x90, 0x01231110); /* PAM0 … PAM3 */
+	set_host_bridge(0x94, 0x32101332); /* PAM4 … PAM6 */
+	fall_asleep();
+	machine_wakeup(machine);
+	machine_sleep_through(machine);
+	assert_int_equal(host_bridge(0x90), 0x03233330);
+	assert_int_equal(host_bridge(0x94) & 0xffffff, 0x303332);
+}
+
 static void a_guest_without_firmware_wakes_at_its_vector(void **state)
 {
 	uint8_t *facs = machine_memory(machine, GPA(0xe0040), 64);
@@ -170,6 +194,7 @@ int main(void)
 	    TEST(the_user_wakes_only_what_sleeps),
 	    TEST(an_end_or_a_restart_beats_the_sleep),
 	    TEST(ram_and_pm1_stay_other_devices_do_not),
+	    TEST(what_shadows_rom_stays_and_is_no_longer_protected),
 	    TEST(a_guest_without_firmware_wakes_at_its_vector),
 	    TEST(both_types_power_off),
 	};

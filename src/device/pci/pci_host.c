@@ -241,16 +241,28 @@ static void set_registers(struct pci_function *bridge)
 	}
 }
 
+/*
+ * SeaBIOS wakes from suspend to RAM in its copy in RAM, by which it knows that it wakes, and reaches what it restores by
+ * ECAM: both stay. What it then protects against writes it reads from memory that it gave to the guest at the start
+ * (1.16, rom_get_max), so this may be the stack on which it wakes the next time: no copy is protected in the sleep.
+ */
+static void unlock_shadow(struct pci_host *host)
+{
+	uint8_t *pam = host->bridge.config + PAM0;
+
+	for (unsigned i = 0; i < SHADOW_REGISTERS; i++)
+		pam[i] |= (uint8_t)((pam[i] & 0x11) << 1); /* read enable and write enable of two parts */
+	shadow_set(host->machine, pam);
+}
+
 static void pci_host_reset(void *state)
 {
 	struct pci_host *host = state;
 
-	/*
-	 * SeaBIOS wakes from suspend to RAM in its copy in RAM, by which it knows that it wakes, and reaches what it
-	 * restores by ECAM.
-	 */
-	if (host->machine->sleeping)
+	if (host->machine->sleeping) {
+		unlock_shadow(host);
 		return;
+	}
 	host->address = 0;
 	set_registers(&host->bridge);
 	pci_reset(&host->bridge);
