@@ -1,5 +1,5 @@
 /*
- * The code cache: blocks by guest-physical address and key, their pages and their links.
+ * The code cache: blocks by guest-physical address and key, and their pages.
  *
  * Records and code are allocated upwards and freed all together by bt_flush, when either memory is full. A
  * dropped block's memory thus stays valid until then, also while it is being executed.
@@ -150,176 +150,6 @@ void block_insert(struct bt *bt, struct block *block)
 		add_to_page(bt, block, block_gpa2(bt, block) >> PAGE_SHIFT);
 }
 
-static const uint32_t slots_of_table[LINK_TABLES] = { 0, CONTEXT_LINKS, GLOBAL_LINKS, GLOBAL_LINKS };
-_Static_assert(CONTEXT_LINKS <= UINT16_MAX + 1 && GLOBAL_LINKS <= UINT16_MAX + 1, "block_link.index and the logs");
-
-static bool has_slot(const struct block_link *link)
-{
-	return link->table != LINK_PATCHED && link->table < LINK_TABLES;
-}
-
-static void **global_table(struct cpu *cpu, unsigned table)
-{
-	return table == LINK_GUEST ? cpu->guest_link : cpu->global_link;
-}
-
-static unsigned connected_bit(uint64_t linear)
-{
-	return (linear >> 21) * 0x9e3779b97f4a7c15ull >> 52;
-}
-
-_Static_assert(CONNECTED_TO == 1 << 12, "connected_bit() has 12 bits");
-
-/* Of a global link. */
-static void note_connected(struct bt *bt, const struct block_link *link)
-{
-	const struct block *to = record_at(bt, link->to);
-	unsigned table = link->table, bit = connected_bit(to->linear);
-
-	bt->connected_to[table][bit / 64] |= 1ull << bit % 64;
-	if (bt->connected_count[table] > CONNECTED_LINKS)
-		return;
-	if (bt->connected_count[table] < CONNECTED_LINKS)
-		bt->connected[table][bt->connected_count[table]] = link->index;
-	bt->connected_count[table]++;
-}
-
-/* Makes the link lead to code, in every context. */
-static void point_link(struct bt *bt, const struct block_link *link, uint8_t *code)
-{
-	if (!has_slot(link)) {
-		emit_patch(&bt->e, link_patch(bt, link), code);
-	} else if (link->table == LINK_CONTEXT) {
-		tlb_set_link(bt->cpu, link->index, code);
-	} else {
-		global_table(bt->cpu, link->table)[link->index] = code;
-		if (code != link_stub(bt, link))
-			note_connected(bt, link);
-	}
-}
-
-/*
- * Takes a slot, unconnected, for a branch that is taken for the first time, and makes the branch go through it: where
- * a jump or call to the stub stands now, behind a NOP, there is room for one through the table. False where none is left.
- */
-static bool take_slot(struct bt *bt, struct block_link *link)
-{
-	static const int32_t base[LINK_TABLES] = { 0, LINK_TABLE, CPU_FIELD(global_link), CPU_FIELD(guest_link) };
-	unsigned table = !link->global ? LINK_CONTEXT : link_key(link) & MODE_NONROOT ? LINK_GUEST : LINK_GLOBAL;
-	struct emitter e = bt->e;
-
-	if (bt->slots_free[table]) {
-		uint16_t *slot = bt->slot_free[table];
-		uint32_t last = --bt->slots_free[table];
-
-		link->index = slot[last];
-		slot[last] = slot[last + bt->slots_dropped[table]]; /* the dropped ones follow the free ones */
-	} else if (bt->slots_used[table] < slots_of_table[table]) {
-		link->index = bt->slots_used[table]++;
-	} else {
-		return false;
-	}
-	link->table = table;
-	bt->stub[table][link->index] = link_stub(bt, link);
-	point_link(bt, link, link_stub(bt, link));
-	e.p = link_patch(bt, link) - FAR_BRANCH_PATCH;
-	emit_op(&e, false, 0xff, link->call ? 2 : 4, in_cpu(base[table] + 8 * link->index));
-	return true;
-}
-
-void block_free_slots(struct bt *bt)
-{
-	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++) {
-		bt->slots_free[table] += bt->slots_dropped[table];
-		bt->slots_dropped[table] = 0;
-	}
-}
-
-static void drop_slot(struct bt *bt, const struct block_link *link)
-{
-	unsigned table = link->table;
-
-	bt->slot_free[table][bt->slots_free[table] + bt->slots_dropped[table]++] = link->index;
-}
-
-void bt_reset_links(struct cpu *cpu, struct tlb_tables *tables)
-{
-	struct bt *bt = cpu ? cpu->bt : NULL;
-
-	if (!bt || !bt->stub[LINK_CONTEXT])
-		return;
-	bt->link_resets++;
-	if (tables->link_log.count > TLB_LOG_MAX)
-		memcpy(tables->link, bt->stub[LINK_CONTEXT], bt->slots_used[LINK_CONTEXT] * sizeof(void *));
-	else
-		for (unsigned i = 0; i < tables->link_log.count; i++)
-			tables->link[tables->link_log.index[i]] = bt->stub[LINK_CONTEXT][tables->link_log.index[i]];
-	tables->link_log.count = 0;
-}
-
-void bt_reset_global_links(struct cpu *cpu, bool nonroot)
-{
-	unsigned table = nonroot ? LINK_GUEST : LINK_GLOBAL;
-	struct bt *bt = cpu ? cpu->bt : NULL;
-	uint32_t count;
-	void **link;
-
-	if (!bt)
-		return;
-	bt->link_resets++;
-	count = bt->connected_count[table];
-	if (!count)
-		return;
-	link = global_table(cpu, table);
-	if (count > CONNECTED_LINKS)
-		memcpy(link, bt->stub[table], bt->slots_used[table] * sizeof(void *));
-	for (uint32_t i = 0; i < count && count <= CONNECTED_LINKS; i++)
-		link[bt->connected[table][i]] = bt->stub[table][bt->connected[table][i]];
-	bt->connected_count[table] = 0;
-	memset(bt->connected_to[table], 0, sizeof(bt->connected_to[table]));
-}
-
-void bt_reset_global_links_to(struct cpu *cpu, uint64_t gla, bool nonroot)
-{
-	unsigned table = nonroot ? LINK_GUEST : LINK_GLOBAL, bit = connected_bit(gla);
-
-	if (cpu && cpu->bt && cpu->bt->connected_to[table][bit / 64] >> bit % 64 & 1)
-		bt_reset_global_links(cpu, nonroot);
-}
-
-static void unlink_outgoing(struct bt *bt, struct block_link *link);
-
-void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
-{
-	uint8_t *code = link->flags_in_cpu ? block_code_mem(bt, to) : block_code(bt, to);
-	record_place place = place_of(bt, to);
-
-	if (link_from(link)->dropped || to->dropped || link->table == LINK_CACHED)
-		return;
-	if (link->table == LINK_FAR && !take_slot(bt, link)) {
-		block_link_through_cache(bt, link);
-		return;
-	}
-	if (link->to != place) {
-		if (link->to) {
-			/* another context's: its slots go back to the stub */
-			unlink_outgoing(bt, link);
-			point_link(bt, link, link_stub(bt, link));
-		}
-		link->to = place;
-		link->next = to->incoming;
-		to->incoming = place_of(bt, link);
-	}
-	if (link->table == LINK_CONTEXT) {
-		struct tlb_tables *tables = &bt->cpu->region->tables;
-
-		tables->link[link->index] = code;
-		tlb_log_add(&tables->link_log, link->index);
-	} else {
-		point_link(bt, link, code);
-	}
-}
-
 void block_connect_single(struct bt *bt, struct block *block)
 {
 	struct block_extra *extra;
@@ -337,24 +167,6 @@ void block_connect_single(struct bt *bt, struct block *block)
 	emit_patch(&bt->e, bt->code_rw + way->patch, block_code_mem(bt, block));
 }
 
-#define THROUGH_CACHE_SIZE (64 + INSN_ROOM) /* bytes of code, at most, and what the last instruction asks for */
-
-void block_link_through_cache(struct bt *bt, struct block_link *link)
-{
-	struct emitter *e = &bt->cold;
-
-	if (link_from(link)->dropped || has_slot(link) || e->end - e->p < THROUGH_CACHE_SIZE)
-		return;
-	link->table = LINK_CACHED;
-	emit_patch_here(e, link_patch(bt, link));
-	if (!link->flags_in_cpu)
-		flags_emit_save(e, H_R10);
-	/* The target's page is the running one, or the branch has made it so. */
-	emit_load(e, H_R11, in_cpu(CPU_FIELD(rip_page)));
-	emit_lea(e, H_R11, at(H_R11, link->target));
-	emit_jmp(e, bt->jump_cached[link->class]);
-}
-
 static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
 {
 	record_place *next = &bt->pages[page].blocks, place = place_of(bt, block);
@@ -363,36 +175,6 @@ static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
 		next = block_next_in_page(bt, record_at(bt, *next), page);
 	if (*next)
 		*next = *block_next_in_page(bt, block, page);
-}
-
-static void unlink_outgoing(struct bt *bt, struct block_link *link)
-{
-	struct block *to = record_at(bt, link->to);
-	record_place place = place_of(bt, link);
-	struct block_link *before;
-
-	if (!to)
-		return;
-	before = record_at(bt, to->incoming);
-	if (before == link) {
-		to->incoming = link->next;
-	} else {
-		while (before && before->next != place)
-			before = record_at(bt, before->next);
-		if (before)
-			before->next = link->next;
-	}
-	link->to = 0;
-}
-
-/* Nobody leads straight to the block any more. */
-static void unlink_incoming(struct bt *bt, struct block *block)
-{
-	for (struct block_link *link = record_at(bt, block->incoming); link; link = record_at(bt, link->next)) {
-		point_link(bt, link, link_stub(bt, link));
-		link->to = 0;
-	}
-	block->incoming = 0;
 }
 
 static void unlink_singles(struct bt *bt, struct block *block)
@@ -426,16 +208,7 @@ void block_drop(struct bt *bt, struct block *block)
 		ref = &((struct block *)record_at(bt, ref->at))->slot_next;
 	if (ref->at)
 		*ref = block->slot_next;
-	unlink_incoming(bt, block);
-	for (unsigned i = 0; i < block->link_count; i++) {
-		struct block_link *link = &block->link[i];
-
-		unlink_outgoing(bt, link);
-		/* The block may still be running: it must leave. */
-		point_link(bt, link, link_stub(bt, link));
-		if (has_slot(link))
-			drop_slot(bt, link);
-	}
+	links_drop(bt, block);
 	unlink_singles(bt, block);
 	code_table_forget(bt, block);
 	if (is_site_target(bt->cpu, block_code_mem(bt, block)))
@@ -597,8 +370,7 @@ void bt_flush(struct bt *bt)
 	bt->arena = bt->arena_start + RECORD_UNIT; /* place 0 is nobody's */
 	bt->e.p = bt->code_start;
 	bt->cold.p = bt->cold_start;
-	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++)
-		bt->slots_used[table] = bt->slots_free[table] = bt->slots_dropped[table] = 0;
+	links_flush(bt);
 	bt->flushes++;
 	return_stack_forget(bt->cpu);
 	tlb_flush_jumps(bt->cpu, true);

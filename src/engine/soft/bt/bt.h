@@ -80,6 +80,15 @@ struct page_info {
 	record_place blocks; /* that start in the page, or run into it */
 };
 
+/* Of a link table (links.c), by slot. */
+struct link_slots {
+	void **stub;         /* what it holds while unconnected: the owner's */
+	record_place *owner; /* a link that goes through it; 0: it is free */
+	uint32_t *users;     /* how many links go through it */
+	uint16_t *free;      /* slots that were used before */
+	uint32_t used, free_count;
+};
+
 #define CONNECTED_LINKS  2048
 #define CONNECTED_TO     4096
 
@@ -119,11 +128,8 @@ struct bt {
 	} careful;
 	bool host_bmi2;
 	struct tlb_region *entered; /* the region that translated code was last in: that of the return entries */
-	/*
-	 * Slots of the link tables: what each holds while unconnected, how many were ever used, and those whose
-	 * block was dropped. A slot is reused only when no block runs, since the dropped one may be running.
-	 */
-	void **stub[LINK_TABLES];
+	struct link_slots slots[LINK_TABLES];
+	uint32_t reclaim_next, reclaim_wait; /* the slot to look at next; how many are wanted in vain before */
 	/*
 	 * The global links connected since the last reset, so that a guest that empties its TLB again and again (VMX
 	 * without VPIDs) does not pay for the whole table each time. More than fit: the count says so.
@@ -131,9 +137,6 @@ struct bt {
 	uint16_t connected[LINK_TABLES][CONNECTED_LINKS];
 	uint32_t connected_count[LINK_TABLES];
 	uint64_t connected_to[LINK_TABLES][CONNECTED_TO / 64]; /* a bit per 2 MiB that they lead to, hashed */
-	uint32_t slots_used[LINK_TABLES];
-	uint16_t *slot_free[LINK_TABLES];
-	uint32_t slots_free[LINK_TABLES], slots_dropped[LINK_TABLES]; /* the free ones come first, then the dropped ones */
 	uint64_t translated_blocks, flushes, drops; /* statistics */
 	uint32_t sites; /* how many instructions have got an entry of tlb_tables.site; they share them when these run out */
 	bool rescued;   /* native_rescue() has left site[] half emptied */
@@ -174,13 +177,8 @@ void block_drop_granules(struct bt *bt, uint64_t page, uint64_t granules);
  */
 void block_hold_page(struct bt *bt, unsigned which, uint64_t page);
 void block_settle_pages(struct bt *bt);
-void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
-/* A link that is never to lead straight to its successor, and has no slot: it goes through the jump cache from now on. */
-void block_link_through_cache(struct bt *bt, struct block_link *link);
 /* The slow path bt->single leads to the block from now on, if that is what stands there. */
 void block_connect_single(struct bt *bt, struct block *block);
-/* No block runs: the slots of dropped blocks may be used again. */
-void block_free_slots(struct bt *bt);
 /* The block whose code holds the executable address, or NULL. */
 struct block *block_at(struct bt *bt, const uint8_t *address);
 /* [gpa, gpa + size) is other memory from now on. While the vCPU does not run. */
@@ -190,6 +188,17 @@ void bt_flush(struct bt *bt);
 void *bt_alloc(struct bt *bt, size_t size);
 /* The block's struct block_extra, made where it has none yet; NULL: the memory is full. */
 struct block_extra *block_make_extra(struct bt *bt, struct block *block);
+
+/* ---- links.c ---- */
+/* The link leads to the block from now on, in the current context at least. */
+void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
+/* A link that is never to lead straight to its successor, and has no slot: it goes through the jump cache from now on. */
+void block_link_through_cache(struct bt *bt, struct block_link *link);
+/* The block is dropped: nothing leads to it or from it any more. */
+void links_drop(struct bt *bt, struct block *block);
+/* All blocks are gone. */
+void links_flush(struct bt *bt);
+
 /* NULL where there is none. */
 static inline void *record_at(const struct bt *bt, record_place place)
 {

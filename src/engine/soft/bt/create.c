@@ -167,9 +167,13 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->aliased = map_anonymous(bt->page_count / 8 + 1);
 	bt->shapes = shape_cache_create(cpu->model);
 	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++) {
-		bt->stub[table] = map_anonymous(LINK_SLOTS * sizeof(void *));
-		bt->slot_free[table] = map_anonymous(LINK_SLOTS * sizeof(uint16_t));
-		has_tables = has_tables && bt->stub[table] && bt->slot_free[table];
+		struct link_slots *slots = &bt->slots[table];
+
+		slots->stub = map_anonymous(LINK_SLOTS * sizeof(*slots->stub));
+		slots->owner = map_anonymous(LINK_SLOTS * sizeof(*slots->owner));
+		slots->users = map_anonymous(LINK_SLOTS * sizeof(*slots->users));
+		slots->free = map_anonymous(LINK_SLOTS * sizeof(*slots->free));
+		has_tables = has_tables && slots->stub && slots->owner && slots->users && slots->free;
 	}
 	if (!bt->arena || !bt->in_order || !bt->code_table || !bt->pages || !bt->seen || !bt->aliased || !bt->shapes ||
 	    !has_tables || map_code(bt) < 0 ||
@@ -210,8 +214,12 @@ void bt_destroy(struct cpu *cpu)
 	unmap(bt->aliased, bt->page_count / 8 + 1);
 	unmap(bt->pages, bt->page_count * sizeof(*bt->pages));
 	for (unsigned table = LINK_CONTEXT; table < LINK_TABLES; table++) {
-		unmap(bt->stub[table], LINK_SLOTS * sizeof(void *));
-		unmap(bt->slot_free[table], LINK_SLOTS * sizeof(uint16_t));
+		struct link_slots *slots = &bt->slots[table];
+
+		unmap(slots->stub, LINK_SLOTS * sizeof(*slots->stub));
+		unmap(slots->owner, LINK_SLOTS * sizeof(*slots->owner));
+		unmap(slots->users, LINK_SLOTS * sizeof(*slots->users));
+		unmap(slots->free, LINK_SLOTS * sizeof(*slots->free));
 	}
 	unmap(bt->code_rw, bt->code_size);
 	unmap(bt->code_exec, bt->code_size);

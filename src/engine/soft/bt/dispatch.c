@@ -238,7 +238,6 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	bt->careful_key = 0;
 	if (cpu->debugger)
 		cpu->debugger->pass = false;
-	block_free_slots(bt);
 	if (!one && (!link || link->table == LINK_CACHED) && !(cpu->mode & MODE_STEP) && cpu->clock == ENGINE_CLOCK_REAL) {
 		const struct jump_entry *entry = jump_slot(cpu);
 

@@ -194,11 +194,11 @@ static void emit_link_stub(struct translation *t, struct block_link *link, uint8
 
 /*
  * A direct exit to another page. Taken for the first time it gets a slot of the context's (or a global) link table
- * (block.c: take_slot). False where that is not possible. Consumes t->flags.
+ * (links.c: take_slot). False where that is not possible. Consumes t->flags.
  */
 static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, bool call)
 {
-	static const uint8_t nop[] = { 0x66, 0x90 };
+	static const uint8_t nop[] = { FAR_BRANCH_NOP };
 	struct emitter *e = t->e;
 	struct block_link *link;
 	bool backward = offset < 0 && t->insn[t->i].op != BT_CALL;
@@ -220,6 +220,7 @@ static bool emit_far_exit(struct translation *t, int64_t offset, unsigned live, 
 	flags_settle(t, live);
 	link->table = LINK_FAR;
 	link->call = call;
+	link->flags = t->flags;
 	link->flags_in_cpu = t->flags == FLAGS_CPU;
 	link->global = t->linear_known && t->linear >> 63 && t->bt->cpu->cr4 & CR4_PGE;
 	if (call)

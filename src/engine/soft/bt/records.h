@@ -44,6 +44,7 @@ struct block_link {
 	uint32_t patch_aside : 1; /* `patch` counts from the start of the block's code aside, not from code_mem */
 	record_place next : LINK_TO_BITS; /* in to->incoming */
 	uint32_t number : 4;      /* of its block's exits */
+	uint32_t flags : 2;       /* LINK_FAR: enum flags_place at the exit */
 	uint16_t patch;           /* where its rel32 is; 0: not emitted yet */
 	uint16_t stub;            /* where it leads while unlinked, from the start of the block's code aside */
 	uint16_t index;           /* in the table */
@@ -58,7 +59,7 @@ _Static_assert(BLOCK_SIDE_EXITS + 1 /* the last branch */ + 2 <= BLOCK_LINKS_MAX
 
 enum {
 	LINK_PATCHED, /* within the page: the branch itself is patched */
-	LINK_CONTEXT, /* through tlb_tables.link[index]: another page of this context */
+	LINK_CONTEXT, /* through tlb_tables.link[index] (links.c): another page of this context */
 	LINK_GLOBAL,  /* through cpu->global_link[index]: another global page of root operation */
 	LINK_GUEST,   /* through cpu->guest_link[index]: another global page of the guest that ran last */
 	LINK_TABLES,

@@ -153,6 +153,7 @@ static inline struct emitter *emit_main_line(struct translation *t)
 #define RETURN_BELOW	   (RETURN_TOP + (int32_t)sizeof(struct return_entry))
 /* A branch to another page: its code is a NOP, then a jump or call, whose rel32 begins here. */
 #define FAR_BRANCH_PATCH 3
+#define FAR_BRANCH_NOP	 0x66, 0x90
 #define JUMP_BACK 5 /* bytes of a slow path's jump to where it goes on, behind its call */
 /* A field of the class's stack window. */
 #define WINDOW(class, field) ((int32_t)(offsetof(struct cpu, stack) + (class) * sizeof(struct stack_window) + \

@@ -519,6 +519,15 @@ void tlb_set_link(struct cpu *cpu, unsigned index, void *code)
 			state->context[i].region->tables.link[index] = code;
 }
 
+void tlb_reset_other_links(struct cpu *cpu)
+{
+	struct tlb_state *state = tlb_state_of(cpu);
+
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		if (&state->context[i] != state->current && !state->context[i].untouched)
+			bt_reset_links(cpu, &state->context[i].region->tables);
+}
+
 static void forget_jump_at(struct jump_entry *jump, uint64_t rip, const void *code)
 {
 	unsigned slot = jump_slot_of(rip);

@@ -219,6 +219,8 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page);
 void tlb_revoke_all_writes(struct cpu *cpu);
 /* bt/: sets link[index] of every context. */
 void tlb_set_link(struct cpu *cpu, unsigned index, void *code);
+/* bt/: bt_reset_links for every context but the current one. */
+void tlb_reset_other_links(struct cpu *cpu);
 /* bt/: removes the jump cache entries of `class` that lead to `code`, a block that starts at `rip`, or, where it can be at
  * any page, at that offset of one. */
 void tlb_forget_jump(struct cpu *cpu, enum tlb_class class, uint64_t rip, bool any_page, const void *code);
