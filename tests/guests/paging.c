@@ -1,6 +1,6 @@
 /*
  * 4-level paging (SDM volume 3, Paging): every bit of the error code, access rights, A and D flags, TLB
- * invalidation and PCID, accesses and instructions that cross pages.
+ * invalidation and PCID, branches between pages, accesses and instructions that cross pages.
  *
  * The kernel runs supervisor-only at the identity; WINDOW is a region of 4 KiB pages for the tests, whose
  * tables are static arrays. User code is position-independent stubs copied into it.
@@ -625,6 +625,125 @@ static void crossing(void)
 	}
 }
 
+/* ---- direct branches from several pages to one, at addresses below 2 GiB, in two address spaces ---- */
+
+#define LOW	   0x40000000ul
+#define LOW_AT(n)  (LOW + (n)*4096ul)
+#define CALLERS	   3
+#define TARGET	   CALLERS
+
+static uint64_t low_pml4[2][512] TABLE, low_pdpt[2][512] TABLE, low_pd[2][512] TABLE, low_pt[2][512] TABLE;
+
+static uint32_t call_at(uint64_t address)
+{
+	uint32_t got = 0;
+
+	__asm__ volatile("call *%1" : "+a"(got) : "r"(address) : "memory", "cc");
+	return got;
+}
+
+/* mov eax, value; ret */
+static void place_answer(uint8_t *at, uint8_t value)
+{
+	memcpy(at, "\xb8\0\0\0\0\xc3", 6);
+	at[1] = value;
+}
+
+/* Page `caller`: a call of the target's first byte at 0, a jump there at 64. */
+static void place_caller(unsigned caller)
+{
+	uint32_t distance = (uint32_t)((TARGET - caller) * 4096 - 5);
+
+	page[caller][0] = 0xe8;
+	memcpy(&page[caller][1], &distance, 4);
+	page[caller][5] = 0xc3;
+	distance -= 64;
+	page[caller][64] = 0xe9;
+	memcpy(&page[caller][65], &distance, 4);
+}
+
+static void all_answer(uint32_t value)
+{
+	for (unsigned caller = 0; caller < CALLERS; caller++) {
+		CHECK_EQ(call_at(LOW_AT(caller)), value);
+		CHECK_EQ(call_at(LOW_AT(caller) + 64), value);
+	}
+}
+
+static void low_branches(void)
+{
+	uint64_t cr4 = read_cr4(), no_flush = 0;
+
+	for (unsigned space = 0; space < 2; space++) {
+		memcpy(low_pml4[space], pml4, 4096);
+		memcpy(low_pdpt[space], identity_pdpt, 4096);
+		memcpy(low_pd[space], identity_pd[1], 4096);
+		memset(low_pt[space], 0, 4096);
+		low_pml4[space][0] = PA(low_pdpt[space]) | P | W;
+		low_pdpt[space][1] = PA(low_pd[space]) | P | W;
+		low_pd[space][0] = PA(low_pt[space]) | P | W;
+		for (unsigned caller = 0; caller < CALLERS; caller++)
+			low_pt[space][caller] = PA(page[caller]) | P | W;
+		low_pt[space][TARGET] = PA(page[4 + space]) | P | W;
+	}
+	for (unsigned caller = 0; caller < CALLERS; caller++)
+		place_caller(caller);
+	place_answer(page[4], 4);
+	place_answer(page[5], 5);
+	write_cr3(PA(low_pml4[0]));
+
+	rule("branches from several pages to one see it remapped and invalidated");
+	for (unsigned i = 0; i < 6; i++) {
+		low_pt[0][TARGET] = PA(page[4 + i % 2]) | P | W;
+		invlpg(LOW_AT(TARGET));
+		all_answer(4 + i % 2);
+	}
+	low_pt[0][TARGET] = PA(page[4]) | P | W;
+	invlpg(LOW_AT(TARGET));
+	rule("each address space has its own way of them");
+	for (unsigned i = 0; i < 8; i++) {
+		write_cr3(PA(low_pml4[i % 2]));
+		all_answer(4 + i % 2);
+	}
+	if (has_feature(1, 2, 17)) {
+		write_cr3(PA(low_pml4[0]));
+		write_cr4(cr4 | CR4_PCIDE);
+		for (unsigned i = 0; i < 12; i++) {
+			write_cr3(PA(low_pml4[i % 2]) | (1 + i % 2) | no_flush);
+			if (i)
+				no_flush = 1ul << 63;
+			all_answer(4 + i % 2);
+			CHECK_EQ(call_at(LOW_AT(i % CALLERS)), 4 + i % 2);
+		}
+		write_cr3(PA(low_pml4[0]) | no_flush);
+		write_cr4(cr4);
+	}
+	write_cr3(PA(low_pml4[0]));
+	rule("one of them patched: the others lead where they led");
+	for (unsigned caller = 0; caller < CALLERS; caller++) {
+		all_answer(4);
+		place_answer(page[caller], 9);
+		CHECK_EQ(call_at(LOW_AT(caller)), 9);
+		CHECK_EQ(call_at(LOW_AT((caller + 1) % CALLERS)), 4);
+		CHECK_EQ(call_at(LOW_AT((caller + 2) % CALLERS) + 64), 4);
+		place_caller(caller);
+	}
+	all_answer(4);
+	rule("what they lead to patched");
+	for (uint8_t value = 20; value < 24; value++) {
+		place_answer(page[4], value);
+		all_answer(value);
+	}
+	rule("#PF of each where the page is gone");
+	low_pt[0][TARGET] = 0;
+	invlpg(LOW_AT(TARGET));
+	for (unsigned caller = 0; caller < CALLERS; caller++) {
+		FAULTS_WITH(try_fetch(LOW_AT(caller)), ERROR_I, LOW_AT(TARGET));
+		CHECK_EQ(fault.rip, LOW_AT(TARGET));
+	}
+	write_cr3(PA(pml4));
+}
+
 void guest_main(void)
 {
 	user_setup();
@@ -635,5 +754,6 @@ void guest_main(void)
 	accessed_dirty();
 	invalidation();
 	pcid();
+	low_branches();
 	crossing();
 }
