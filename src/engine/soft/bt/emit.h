@@ -313,6 +313,20 @@ static inline uint8_t *emit_call_later(struct emitter *e)
 }
 
 /* Points the rel32 at `at_rw` (writable address) to the executable address `target`. One aligned-enough store. */
+static inline void emit_push_reg(struct emitter *e, unsigned reg)
+{
+	if (reg & 8)
+		emit8(e, 0x41);
+	emit8(e, 0x50 | (reg & 7));
+}
+
+static inline void emit_pop_reg(struct emitter *e, unsigned reg)
+{
+	if (reg & 8)
+		emit8(e, 0x41);
+	emit8(e, 0x58 | (reg & 7));
+}
+
 static inline void emit_patch(const struct emitter *e, uint8_t *at_rw, const void *target)
 {
 	int32_t rel = (const uint8_t *)target - (at_rw + e->exec_offset + 4);

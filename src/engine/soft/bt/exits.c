@@ -110,8 +110,7 @@ static bool has_return_entry(const struct translation *t)
 /* The guest's return address, in r11, onto the return stack. A host call must follow. Keeps the flags. */
 static void emit_push_entry(struct translation *t)
 {
-	emit8(t->e, 0x41); /* push r11 */
-	emit8(t->e, 0x53);
+	emit_push_reg(t->e, H_R11);
 }
 
 /* Behind a host call: a return has come back, with its target in r11 and the flags in struct cpu. */
@@ -120,8 +119,7 @@ static void emit_return_point(struct translation *t)
 	struct emitter *e = t->e;
 	enum flags_place before = t->flags;
 
-	emit8(e, 0x41); /* pop r11: what is there already, in fewer bytes than another way to drop it */
-	emit8(e, 0x5b);
+	emit_pop_reg(e, H_R11); /* what is there already, in fewer bytes than another way to drop it */
 	if (t->linear_known && fits32((int64_t)t->linear)) {
 		emit_op(e, true, 0xc7, 0, in_cpu(CPU_FIELD(rip_page)));
 		emit32(e, t->linear);

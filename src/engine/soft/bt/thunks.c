@@ -41,13 +41,6 @@ static void emit_rsp_adjust(struct emitter *e, int32_t bytes)
 
 static const uint8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
 
-static void emit_push_pop(struct emitter *e, uint8_t opcode, unsigned reg)
-{
-	if (reg & 8)
-		emit8(e, 0x41);
-	emit8(e, opcode | (reg & 7));
-}
-
 /* From translated code's stack to C's, which is aligned as a call wants it, and back. */
 static void emit_to_c_stack(struct emitter *e)
 {
@@ -65,7 +58,7 @@ static void emit_return_to_c(struct emitter *e)
 {
 	emit_rsp_adjust(e, 8);
 	for (unsigned i = sizeof(callee_saved); i-- > 0;)
-		emit_push_pop(e, 0x58, callee_saved[i]);
+		emit_pop_reg(e, callee_saved[i]);
 	emit8(e, 0xc3);
 }
 
@@ -76,7 +69,7 @@ static void emit_enter(struct bt *bt)
 
 	bt->enter = (void *)emit_exec(e);
 	for (unsigned i = 0; i < sizeof(callee_saved); i++)
-		emit_push_pop(e, 0x50, callee_saved[i]);
+		emit_push_reg(e, callee_saved[i]);
 	emit_rsp_adjust(e, -8);
 	emit_load_region(e, at(H_RDI, CPU_FIELD(region)));
 	emit_store(e, in_cpu(CPU_FIELD(c_stack)), H_RSP);
