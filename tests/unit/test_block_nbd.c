@@ -390,19 +390,21 @@ static char uri[160];
 
 static void start_nbdkit(const char *arguments)
 {
-	char command[512], socket[128];
+	char command[512], socket[128], ready[128];
 
 	need("nbdkit");
 	snprintf(socket, sizeof(socket), "%s/socket", folder);
 	snprintf(uri, sizeof(uri), "nbd+unix:///?socket=%s", socket);
-	snprintf(command, sizeof(command), "exec nbdkit -f -U %s %s", socket, arguments);
+	snprintf(ready, sizeof(ready), "%s/pid", folder);
+	snprintf(command, sizeof(command), "exec nbdkit -f -P %s -U %s %s", ready, socket, arguments);
 	server = fork();
 	if (!server) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		execl("/bin/sh", "sh", "-c", command, NULL);
 		_exit(1);
 	}
-	for (unsigned i = 0; i < 500 && access(socket, F_OK); i++)
+	/* It is written when the server listens, which the socket's own file is not. */
+	for (unsigned i = 0; i < 1000 && access(ready, F_OK); i++)
 		usleep(10000);
 }
 
