@@ -188,17 +188,6 @@ void bt_flush(struct bt *bt);
 void *bt_alloc(struct bt *bt, size_t size);
 /* The block's struct block_extra, made where it has none yet; NULL: the memory is full. */
 struct block_extra *block_make_extra(struct bt *bt, struct block *block);
-
-/* ---- links.c ---- */
-/* The link leads to the block from now on, in the current context at least. */
-void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
-/* A link that is never to lead straight to its successor, and has no slot: it goes through the jump cache from now on. */
-void block_link_through_cache(struct bt *bt, struct block_link *link);
-/* The block is dropped: nothing leads to it or from it any more. */
-void links_drop(struct bt *bt, struct block *block);
-/* All blocks are gone. */
-void links_flush(struct bt *bt);
-
 /* NULL where there is none. */
 static inline void *record_at(const struct bt *bt, record_place place)
 {
@@ -242,6 +231,16 @@ static inline record_place *block_next_in_page(const struct bt *bt, struct block
 
 	return block_is_second_page(bt, block, page) ? &extra->page2_next : &block->page_next;
 }
+
+/* ---- links.c ---- */
+/* The link leads to the block from now on, in the current context at least. */
+void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
+/* A link that is never to lead straight to its successor, and has no slot: it goes through the jump cache from now on. */
+void block_link_through_cache(struct bt *bt, struct block_link *link);
+/* The block is dropped: nothing leads to it or from it any more. */
+void links_drop(struct bt *bt, struct block *block);
+/* All blocks are gone. */
+void links_flush(struct bt *bt);
 
 /* The mode key at the exit: STAC and CLAC change the class within a block. */
 static inline uint32_t link_key(const struct block_link *link)

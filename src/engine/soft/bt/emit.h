@@ -313,18 +313,22 @@ static inline uint8_t *emit_call_later(struct emitter *e)
 }
 
 /* Points the rel32 at `at_rw` (writable address) to the executable address `target`. One aligned-enough store. */
-static inline void emit_push_reg(struct emitter *e, unsigned reg)
+/* An opcode whose lowest three bits are the register. */
+static inline void emit_opcode_of_reg(struct emitter *e, uint8_t opcode, unsigned reg)
 {
 	if (reg & 8)
 		emit8(e, 0x41);
-	emit8(e, 0x50 | (reg & 7));
+	emit8(e, opcode | (reg & 7));
+}
+
+static inline void emit_push_reg(struct emitter *e, unsigned reg)
+{
+	emit_opcode_of_reg(e, 0x50, reg);
 }
 
 static inline void emit_pop_reg(struct emitter *e, unsigned reg)
 {
-	if (reg & 8)
-		emit8(e, 0x41);
-	emit8(e, 0x58 | (reg & 7));
+	emit_opcode_of_reg(e, 0x58, reg);
 }
 
 static inline void emit_patch(const struct emitter *e, uint8_t *at_rw, const void *target)

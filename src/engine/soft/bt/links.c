@@ -115,22 +115,20 @@ static bool has_same_slot(const struct block_link *a, const struct block_link *b
 static void leave_slot(struct bt *bt, struct block_link *link)
 {
 	struct link_slots *slots = slots_of(bt, link);
-	struct block_link was = *link;
-	const struct block *to = record_at(bt, link->to);
+	struct block_link *other;
 
+	if (!--slots->users[link->index]) {
+		slots->owner[link->index] = 0;
+		slots->free[slots->free_count++] = link->index;
+	} else if (slots->owner[link->index] == place_of(bt, link)) {
+		other = record_at(bt, ((const struct block *)record_at(bt, link->to))->incoming);
+		while (other && (other == link || !has_same_slot(other, link)))
+			other = record_at(bt, other->next);
+		if (other)
+			own_slot(bt, other);
+	}
 	branch_to_stub(bt, link);
 	link->table = LINK_FAR;
-	if (!--slots->users[was.index]) {
-		slots->owner[was.index] = 0;
-		slots->free[slots->free_count++] = was.index;
-	} else if (slots->owner[was.index] == place_of(bt, link)) {
-		for (struct block_link *other = record_at(bt, to->incoming); other; other = record_at(bt, other->next)) {
-			if (has_same_slot(other, &was)) {
-				own_slot(bt, other);
-				break;
-			}
-		}
-	}
 }
 
 static bool is_shared(struct bt *bt, const struct block_link *link)
@@ -178,18 +176,12 @@ static bool reclaim_slots(struct bt *bt)
 	return freed;
 }
 
-/* The link's successor is known by a linear address, and so is the block that it leaves: only then may it share. */
-static bool may_share(const struct bt *bt, const struct block_link *link, const struct block *to)
-{
-	return to->linear && link_from(link)->linear && !(bt->cpu->tune_off & ENGINE_TUNE_SHARED_LINKS);
-}
-
-/* A link with a slot that serves `link`, too. */
+/* A link with a slot that serves `link`, too, or NULL. Only what knows its linear address, at both ends, may share. */
 static const struct block_link *find_sharer(struct bt *bt, const struct block_link *link, unsigned table, const struct block *to)
 {
 	const struct block_link *other = record_at(bt, to->incoming);
 
-	if (!may_share(bt, link, to))
+	if (!to->linear || !link_from(link)->linear || bt->cpu->tune_off & ENGINE_TUNE_SHARED_LINKS)
 		return NULL;
 	for (unsigned i = 0; other && i < SHARERS_LOOKED_AT; other = record_at(bt, other->next), i++)
 		if (other->table == table && other->flags == link->flags && link_key(other) == link_key(link) &&
