@@ -204,6 +204,39 @@ static void hpet_periodic(void **state)
 	assert_int_equal(fake_vm.msi_count, 200);
 }
 
+/* Its interrupt is off: no timer runs, and yet all is as if one had. */
+static void hpet_periodic_unseen(void **state)
+{
+	static const uint32_t wide[] = {0, 0x100};
+
+	route_pin(20, 0x44);
+	for (unsigned i = 0; i < 2; i++) {
+		uint32_t config = 20 << 9 | 8 | wide[i];
+		uint64_t periods;
+
+		store(machine, HPET + 0x10, 4, 0);
+		store(machine, HPET + 0xf0, 8, 0);
+		store(machine, HPET + 0x100, 4, config | 0x40);
+		store(machine, HPET + 0x108, 8, 300000);
+		store(machine, HPET + 0x108, 8, 300000);
+		store(machine, HPET + 0x10, 4, 1);
+		assert_int_equal(machine_next_deadline(machine), TIMER_NEVER);
+		pass(machine, 100 * SECOND); /* more than twice around 32 bits */
+		periods = 100 * SECOND / 10 / 300000 + 1;
+		assert_int_equal(load(machine, HPET + 0x108, 8),
+		                 wide[i] ? (uint32_t)(periods * 300000) : periods * 300000);
+		pass(machine, SECOND);
+		fake_vm.msi_count = 0;
+		store(machine, HPET + 0x100, 4, config | 4);
+		pass(machine, 1999000); /* 101 s are 33,666 periods and two thirds */
+		assert_int_equal(fake_vm.msi_count, 1);
+		pass(machine, SECOND * 3 / 10);
+		assert_int_equal(fake_vm.msi_count, 101);
+		store(machine, HPET + 0x100, 4, config);
+		assert_int_equal(machine_next_deadline(machine), TIMER_NEVER);
+	}
+}
+
 static void hpet_level_status(void **state)
 {
 	route_pin(20, 0x8044);
@@ -344,6 +377,7 @@ int main(void)
 	    TEST(hpet_one_shot),
 	    TEST(hpet_32_bit_wraps),
 	    TEST(hpet_periodic),
+	    TEST(hpet_periodic_unseen),
 	    TEST(hpet_level_status),
 	    TEST(hpet_legacy_replacement),
 	    TEST(hpet_hostile_period_does_not_storm),

@@ -43,6 +43,7 @@ struct hpet_timer {
 	unsigned number;
 	uint32_t config; /* low half; the high half is ROUTES */
 	uint64_t comparator, period;
+	uint64_t match_ns; /* when the counter meets the comparator; TIMER_NEVER */
 	struct machine_timer timer;
 	struct irq_pin pin;
 };
@@ -75,24 +76,45 @@ static uint64_t ticks_to_match(const struct hpet_timer *timer, uint64_t counter)
 	return is_32bit(timer) ? (uint32_t)ticks : ticks;
 }
 
+/*
+ * Where nobody would see the match (no interrupt enabled, no status bit) no timer runs: Linux leaves its periodic one so for
+ * good. catch_up does then what it would have.
+ */
 static void arm(struct hpet_timer *timer)
 {
 	struct hpet *hpet = timer->hpet;
 	uint64_t now = machine_now(hpet->machine);
 	uint64_t ticks = ticks_to_match(timer, counter_at(hpet, now));
 	uint64_t since = (now - hpet->start_ns) / TICK_NS;
+	uint64_t deadline;
 
 	/* A comparator that the 64-bit counter has passed is centuries away. */
-	if (!(hpet->config & CONFIG_ENABLE) || ticks > UINT64_MAX / (4 * TICK_NS) - since) {
-		timer_cancel(&timer->timer);
-		return;
-	}
-
-	uint64_t deadline = hpet->start_ns + (since + ticks) * TICK_NS;
-
+	if (!(hpet->config & CONFIG_ENABLE) || ticks > UINT64_MAX / (4 * TICK_NS) - since)
+		timer->match_ns = TIMER_NEVER;
+	else
+		timer->match_ns = hpet->start_ns + (since + ticks) * TICK_NS;
+	deadline = timer->match_ns;
 	if (timer->config & TIMER_PERIODIC && deadline < now + SHORTEST_NS)
 		deadline = now + SHORTEST_NS;
-	timer_arm(&timer->timer, deadline);
+	timer_arm(&timer->timer, timer->config & (TIMER_ENABLE | TIMER_LEVEL) ? deadline : TIMER_NEVER);
+}
+
+/* A periodic comparator that the counter has met moves on. Periods that passed unseen are one. */
+static void move_on(struct hpet_timer *timer)
+{
+	uint64_t late = (machine_now(timer->hpet->machine) - timer->match_ns) / TICK_NS;
+
+	timer->comparator += (late / timer->period + 1) * timer->period;
+	if (is_32bit(timer))
+		timer->comparator = (uint32_t)timer->comparator;
+	arm(timer);
+}
+
+static void catch_up(struct hpet_timer *timer)
+{
+	if (timer->config & TIMER_PERIODIC && timer->period && !(timer->config & (TIMER_ENABLE | TIMER_LEVEL)) &&
+	    machine_now(timer->hpet->machine) >= timer->match_ns)
+		move_on(timer);
 }
 
 static void connect(struct hpet_timer *timer)
@@ -113,7 +135,6 @@ static void expired(void *context)
 {
 	struct hpet_timer *timer = context;
 	struct hpet *hpet = timer->hpet;
-	uint64_t counter = counter_at(hpet, machine_now(hpet->machine));
 
 	if (timer->config & TIMER_LEVEL) {
 		hpet->status |= 1u << timer->number;
@@ -122,17 +143,8 @@ static void expired(void *context)
 	} else if (timer->config & TIMER_ENABLE) {
 		irq_pin_pulse(&timer->pin);
 	}
-	if (timer->config & TIMER_PERIODIC && timer->period) {
-		/* Periods that passed unseen are one interrupt. */
-		uint64_t late = counter - timer->comparator;
-
-		if (is_32bit(timer))
-			late = (uint32_t)late;
-		timer->comparator += (late / timer->period + 1) * timer->period;
-		if (is_32bit(timer))
-			timer->comparator = (uint32_t)timer->comparator;
-		arm(timer);
-	}
+	if (timer->config & TIMER_PERIODIC && timer->period)
+		move_on(timer);
 }
 
 /* Bytes [shift/8, …) of `old` replaced by an access of `size` bytes. */
@@ -148,6 +160,8 @@ static void write_config(struct hpet *hpet, uint64_t value)
 	uint64_t now = machine_now(hpet->machine);
 	uint64_t changed = hpet->config ^ value;
 
+	for (unsigned i = 0; i < TIMERS; i++)
+		catch_up(&hpet->timer[i]);
 	if (changed & CONFIG_ENABLE) {
 		if (value & CONFIG_ENABLE)
 			hpet->start_ns = now;
@@ -170,6 +184,7 @@ static void write_timer_config(struct hpet_timer *timer, uint32_t value)
 {
 	uint32_t old = timer->config;
 
+	catch_up(timer);
 	timer->config = (value & TIMER_WRITABLE) | TIMER_PERIODIC_CAPABLE | TIMER_64_CAPABLE;
 	if (is_32bit(timer)) {
 		timer->comparator = (uint32_t)timer->comparator;
@@ -191,6 +206,7 @@ static void write_comparator(struct hpet_timer *timer, uint64_t value, unsigned 
 {
 	bool periodic = timer->config & TIMER_PERIODIC;
 
+	catch_up(timer);
 	if (!periodic || timer->config & TIMER_SET_VALUE)
 		timer->comparator = merge(timer->comparator, value, shift, size);
 	if (periodic)
@@ -203,8 +219,9 @@ static void write_comparator(struct hpet_timer *timer, uint64_t value, unsigned 
 	arm(timer);
 }
 
-static uint64_t read_timer(const struct hpet_timer *timer, unsigned reg)
+static uint64_t read_timer(struct hpet_timer *timer, unsigned reg)
 {
+	catch_up(timer);
 	if (reg == 0)
 		return timer->config | (uint64_t)ROUTES << 32;
 	return reg == 8 ? timer->comparator : 0;
@@ -245,6 +262,8 @@ static void write_counter(struct hpet *hpet, uint64_t value, unsigned shift, uns
 {
 	uint64_t now = machine_now(hpet->machine);
 
+	for (unsigned i = 0; i < TIMERS; i++)
+		catch_up(&hpet->timer[i]);
 	hpet->counter = merge(counter_at(hpet, now), value, shift, size);
 	hpet->start_ns = now;
 	for (unsigned i = 0; i < TIMERS; i++)
@@ -284,6 +303,7 @@ static void hpet_reset(void *state)
 
 		irq_pin_set(&timer->pin, false);
 		timer_cancel(&timer->timer);
+		timer->match_ns = TIMER_NEVER;
 		timer->config = TIMER_PERIODIC_CAPABLE | TIMER_64_CAPABLE;
 		timer->comparator = UINT64_MAX;
 		timer->period = 0;
