@@ -173,6 +173,7 @@ static void *event_loop_thread(void *argument)
 		if (poll_fd[1].revents && read(loop->wake_fd, &ignored, sizeof(ignored)) < 0)
 			continue;
 		if (poll_fd[0].revents && read(loop->timer_fd, &ignored, sizeof(ignored)) > 0) {
+			timer_queue_serve(&machine->timers);
 			machine_run_timers(machine, clock_now(&machine->clock));
 			timer_queue_served(&machine->timers);
 		}

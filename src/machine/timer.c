@@ -5,10 +5,22 @@
 
 #include "util/error.h"
 
+/* How often wake() is called without the lock, overtaken by others each time, before it is called with it. */
+#define WAKE_TURNS 4
+
+/* wake() is not called for this much, ns: the same deadline, computed again, differs by that. */
+#define WAKE_SLACK_NS 2000
+
 void timer_queue_init(struct timer_queue *queue)
 {
+	pthread_mutexattr_t attributes;
+
 	memset(queue, 0, sizeof(*queue));
-	pthread_mutex_init(&queue->lock, NULL);
+	/* It is held for some ten instructions at a time, by threads that react to each other: not worth sleeping for. */
+	pthread_mutexattr_init(&attributes);
+	pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+	pthread_mutex_init(&queue->lock, &attributes);
+	pthread_mutexattr_destroy(&attributes);
 	queue->programmed = TIMER_NEVER;
 }
 
@@ -74,6 +86,29 @@ static void take_out(struct timer_queue *queue, struct machine_timer *timer)
 	}
 }
 
+/*
+ * Calls wake() for `programmed` or, while others move it, for what it then is. It is called without the lock, since it is a
+ * system call for which another vCPU or the owner should not have to wait; so it may be overtaken, and has to look again.
+ * [the queue's lock, which is held again afterwards]
+ */
+static void wake_owner(struct timer_queue *queue)
+{
+	uint64_t told;
+
+	if (!queue->wake)
+		return;
+	for (unsigned turn = 0; turn < WAKE_TURNS; turn++) {
+		told = queue->programmed;
+		pthread_mutex_unlock(&queue->lock);
+		queue->wake(queue->wake_context, told);
+		pthread_mutex_lock(&queue->lock);
+		queue->overtaken |= queue->programmed == 0;
+		if (queue->programmed == 0 || queue->programmed >= told)
+			return;
+	}
+	queue->wake(queue->wake_context, queue->programmed);
+}
+
 void timer_arm(struct machine_timer *timer, uint64_t deadline_ns)
 {
 	struct timer_queue *queue = timer->queue;
@@ -86,10 +121,9 @@ void timer_arm(struct machine_timer *timer, uint64_t deadline_ns)
 		timer->sequence = queue->sequence++;
 		put(queue, queue->count++, timer);
 		sift(queue, queue->count - 1);
-		if (deadline_ns < queue->programmed) {
+		if (queue->programmed > WAKE_SLACK_NS && deadline_ns < queue->programmed - WAKE_SLACK_NS) {
 			queue->programmed = deadline_ns;
-			if (queue->wake)
-				queue->wake(queue->wake_context, deadline_ns);
+			wake_owner(queue);
 		}
 	}
 	pthread_mutex_unlock(&queue->lock);
@@ -123,15 +157,33 @@ struct machine_timer *timer_queue_take(struct timer_queue *queue, uint64_t now_n
 	return timer;
 }
 
+void timer_queue_serve(struct timer_queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->programmed = 0;
+	pthread_mutex_unlock(&queue->lock);
+}
+
 uint64_t timer_queue_served(struct timer_queue *queue)
 {
-	uint64_t next;
+	uint64_t told = TIMER_NEVER, next;
 
 	pthread_mutex_lock(&queue->lock);
-	next = queue->count ? queue->heap[0]->deadline : TIMER_NEVER;
-	queue->programmed = next;
-	if (next != TIMER_NEVER && queue->wake)
+	for (unsigned turn = 0;; turn++) {
+		next = queue->count ? queue->heap[0]->deadline : TIMER_NEVER;
+		if (!queue->wake || (next == told && !queue->overtaken))
+			break;
+		queue->overtaken = false;
+		if (turn == WAKE_TURNS) {
+			queue->wake(queue->wake_context, next);
+			break;
+		}
+		pthread_mutex_unlock(&queue->lock);
 		queue->wake(queue->wake_context, next);
+		told = next;
+		pthread_mutex_lock(&queue->lock);
+	}
+	queue->programmed = next;
 	pthread_mutex_unlock(&queue->lock);
 	return next;
 }

@@ -30,9 +30,10 @@ struct timer_queue {
 	struct machine_timer *heap[TIMER_QUEUE_MAX];
 	unsigned count, known; /* known: timers that exist; bounds count */
 	uint64_t sequence;
-	uint64_t programmed; /* the deadline that wake() was last called for */
-	/* Called with the queue's lock held when the earliest deadline moves before `programmed`. May be
-	 * NULL. */
+	bool overtaken;      /* somebody's wake() may have come after the owner's: the owner is to call it again */
+	uint64_t programmed; /* the deadline that wake() was last called for; 0: the owner is at work */
+	/* Called when the earliest deadline moves before `programmed`, by several threads at once; the last one counts.
+	 * May be NULL. */
 	void (*wake)(void *context, uint64_t deadline);
 	void *wake_context;
 };
@@ -58,7 +59,11 @@ uint64_t timer_queue_next(struct timer_queue *queue);
 /* Removes and returns a timer whose deadline is at or before now_ns, or NULL. */
 struct machine_timer *timer_queue_take(struct timer_queue *queue, uint64_t now_ns);
 
-/* The queue's owner has served wake(): the next arming calls it again. Returns the earliest deadline. */
+/* The queue's owner begins to serve wake(): nobody needs to call it until timer_queue_served. */
+void timer_queue_serve(struct timer_queue *queue);
+
+/* The queue's owner has served wake(): it calls it itself for what is next; then armings do again. Returns the earliest
+ * deadline. */
 uint64_t timer_queue_served(struct timer_queue *queue);
 
 #endif

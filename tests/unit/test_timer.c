@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -121,6 +122,142 @@ static void real_clock_fires(void **state)
 	}
 	timer_arm(&timer, 0); /* long past */
 	sem_wait(&posted);
+	event_loop_stop(machine->loop);
+	machine_destroy(machine);
+}
+
+/* ---- who tells the queue's owner ---- */
+
+static uint64_t told[16];
+static unsigned telling;
+
+static void tell(void *context, uint64_t deadline)
+{
+	void (*meanwhile)(void) = *(void (**)(void))context;
+
+	assert_in_range(telling, 0, 15);
+	told[telling++] = deadline;
+	if (meanwhile && telling == 1)
+		meanwhile();
+}
+
+static struct timer_queue queue;
+static struct numbered timers[3];
+
+static void queue_with(void (**meanwhile)(void))
+{
+	timer_queue_init(&queue);
+	queue.wake = tell;
+	queue.wake_context = meanwhile;
+	telling = 0;
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(timer_init(&timers[i].timer, &queue, record, &timers[i]), 0);
+}
+
+static void the_owner_is_told_of_earlier_deadlines_only(void **state)
+{
+	void (*nothing)(void) = NULL;
+
+	queue_with(&nothing);
+	timer_arm(&timers[0].timer, 1000000);
+	timer_arm(&timers[1].timer, 2000000);
+	timer_arm(&timers[2].timer, 999000); /* the same, as far as anybody notices */
+	assert_int_equal(telling, 1);
+	timer_arm(&timers[1].timer, 500000);
+	assert_int_equal(telling, 2);
+	assert_int_equal(told[1], 500000);
+	timer_queue_serve(&queue);
+	assert_ptr_equal(timer_queue_take(&queue, 500000), &timers[1].timer);
+	timer_arm(&timers[1].timer, 600000); /* the owner is awake */
+	assert_int_equal(telling, 2);
+	assert_int_equal(timer_queue_served(&queue), 600000);
+	assert_int_equal(telling, 3);
+	assert_int_equal(told[2], 600000);
+	timer_arm(&timers[0].timer, 550000);
+	assert_int_equal(telling, 4);
+}
+
+static void arm_earlier(void)
+{
+	timer_arm(&timers[1].timer, 100000);
+}
+
+/* One thread's call comes to the owner after another one's for an earlier deadline. */
+static void a_call_that_was_overtaken_is_made_good(void **state)
+{
+	void (*meanwhile)(void) = arm_earlier;
+
+	queue_with(&meanwhile);
+	timer_arm(&timers[0].timer, 1000000);
+	assert_int_equal(told[telling - 1], 100000);
+	assert_int_equal(timer_queue_next(&queue), 100000);
+}
+
+static void serve(void)
+{
+	timer_queue_serve(&queue);
+}
+
+static void the_owner_makes_good_what_came_while_it_served(void **state)
+{
+	void (*meanwhile)(void) = serve;
+
+	queue_with(&meanwhile);
+	timer_arm(&timers[0].timer, 1000000);
+	assert_int_equal(timer_queue_served(&queue), 1000000);
+	assert_int_equal(told[telling - 1], 1000000);
+	/* Armed while the owner tells itself of a later one. */
+	telling = 0;
+	meanwhile = arm_earlier;
+	timer_queue_serve(&queue);
+	assert_int_equal(timer_queue_served(&queue), 100000);
+	assert_int_equal(told[telling - 1], 100000);
+}
+
+static void post_mine(void *context)
+{
+	sem_post(context);
+}
+
+/* Threads arm and re-arm at once, each with one timer: none may be forgotten. */
+static void *arming_thread(void *context)
+{
+	struct machine *machine = context;
+	struct machine_timer timer, other;
+	sem_t mine;
+
+	sem_init(&mine, 0, 0);
+	timer_init(&timer, &machine->timers, post_mine, &mine);
+	timer_init(&other, &machine->timers, post_mine, &mine);
+	timer.unlocked = other.unlocked = true;
+	for (unsigned i = 0; i < 2000; i++) {
+		struct timespec limit;
+
+		timer_arm(&other, machine_now(machine) + 3600000000000);
+		timer_arm(&timer, machine_now(machine) + i * 37 % 300 * 1000);
+		clock_gettime(CLOCK_REALTIME, &limit);
+		limit.tv_sec += 20;
+		if (sem_timedwait(&mine, &limit))
+			return "forgotten";
+	}
+	timer_cancel(&other);
+	return NULL;
+}
+
+static void no_timer_of_several_threads_is_forgotten(void **state)
+{
+	struct machine *machine = real_machine(MACHINE_ON_RESET_STOP);
+	pthread_t thread[4];
+
+	assert_int_equal(event_loop_start(machine->loop), 0);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, arming_thread, machine), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		void *wrong;
+
+		pthread_join(thread[i], &wrong);
+		assert_null(wrong);
+	}
 	event_loop_stop(machine->loop);
 	machine_destroy(machine);
 }
@@ -301,6 +438,10 @@ int main(void)
 	    cmocka_unit_test(fire_in_order_of_deadline_then_arming),
 	    cmocka_unit_test(cancelled_and_rearmed),
 	    cmocka_unit_test(real_clock_fires),
+	    cmocka_unit_test(the_owner_is_told_of_earlier_deadlines_only),
+	    cmocka_unit_test(a_call_that_was_overtaken_is_made_good),
+	    cmocka_unit_test(the_owner_makes_good_what_came_while_it_served),
+	    cmocka_unit_test(no_timer_of_several_threads_is_forgotten),
 	    cmocka_unit_test(reset_stops_with_status_0),
 	    cmocka_unit_test(reset_restarts_where_configured),
 	    cmocka_unit_test(failed_load_is_bad_input),
