@@ -97,8 +97,8 @@ static uint64_t translate_all(struct bt *bt, uint32_t key, const uint32_t *start
 
 		if (!block)
 			block = translate(bt, start[i], start[i], key, pages[start[i] >> PAGE_SHIFT], BLOCK_MAX_INSNS, NULL, 0);
-		if (!block || bt->in_order_count >= bt->in_order_max) {
-			bt_flush(bt);
+		if (!block || bt->part[bt->present_part].count >= bt->part[bt->present_part].max) {
+			bt_make_room(bt);
 			continue;
 		}
 		block_insert(bt, block);

@@ -198,8 +198,8 @@ const uint8_t *differential_run(const struct differential_state *in, struct diff
 	if (!setup.code_memory || stale)
 		bt_flush(cpu->bt);
 	stale = false;
-	if (room && (size_t)(cpu->bt->arena_end - cpu->bt->arena) > room)
-		cpu->bt->arena = cpu->bt->arena_end - room / RECORD_UNIT * RECORD_UNIT;
+	if (room && (size_t)(cpu->bt->arena_limit - cpu->bt->arena) > room)
+		cpu->bt->arena = cpu->bt->arena_limit - room / RECORD_UNIT * RECORD_UNIT;
 	for (uint64_t page = 0; page < setup.code_size; page += PAGE_SIZE)
 		bt_code_written(cpu, GPA(CODE_GPA + page), PAGE_SIZE);
 	memcpy(ram + CODE_GPA, code, code_size);

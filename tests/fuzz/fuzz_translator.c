@@ -7,7 +7,8 @@
  *		[--deterministic] [--code-memory KIB] [--off MASK]
  *
  * A third of the sequences call, return, repeat and rewrite themselves (flow.c); --flow: all. A quarter is translated a
- * second time with parts of the translator off. --code-memory: with so little that it is renewed in the middle. --off: ENGINE_TUNE_*.
+ * second time with parts of the translator off. --code-memory: with so little that it is renewed in the middle (with twice 64 and more by parts), and the translator's
+ * records are looked at now and then (audit.h). --off: ENGINE_TUNE_*.
  *
  * --flat32: sequences of 32-bit code in flat segments instead (flat32.c), natively in the host's compatibility mode. Where
  * the host does not offer that, the translator with all its parts off stands in for the host.
@@ -35,11 +36,14 @@
 #include <sys/ucontext.h>
 #include <unistd.h>
 
+#include "audit.h"
 #include "differential_guest.h"
 #include "encode.h"
 #include "engine/engine.h"
 #include "flat32.h"
 #include "flow.h"
+
+#define AUDIT_EVERY 16
 
 /* ---- the native side ---- */
 
@@ -51,6 +55,8 @@ static struct sigaction previous[65];
 static bool deterministic;
 static bool flat32;
 static bool no_native; /* … and the host has no such code */
+static bool audited; /* the translator's records are looked at after each AUDIT_EVERY runs */
+static unsigned runs;
 static unsigned tune_off; /* ENGINE_TUNE_*: in the first run of each sequence */
 
 static void on_signal(int number, siginfo_t *info, void *context)
@@ -980,6 +986,14 @@ static bool run_translated(void)
 	if (flat32)
 		memcpy(differential_top(), top_before, TOP_SIZE);
 	data_translated = differential_run(&native_in, &translated, code, code_length, data_before, DATA_SIZE);
+	if (audited && !(runs++ % AUDIT_EVERY)) {
+		const char *wrong = audit_code_cache(differential_cpu());
+
+		if (wrong) {
+			printf("  the translator's records: %s\n", wrong);
+			return true;
+		}
+	}
 	return compare(&native_out, &translated, data_translated);
 }
 
@@ -1114,7 +1128,7 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[i], "--off") && i + 1 < argc)
 			tune_off = strtoul(argv[++i], NULL, 0);
 		else if (!strcmp(argv[i], "--code-memory") && i + 1 < argc)
-			setup.code_memory = strtoul(argv[++i], NULL, 0) << 10;
+			audited = (setup.code_memory = strtoul(argv[++i], NULL, 0) << 10);
 		else if (!strcmp(argv[i], "--verbose"))
 			verbose = true;
 		else {

@@ -766,7 +766,7 @@ int main(int argc, char **argv)
 
 	argc -= little;
 	argv += little;
-	code_memory = little ? ENGINE_CODE_MEMORY_MIN : 0;
+	code_memory = little ? 2 * ENGINE_CODE_MEMORY_MIN : 0; /* in two parts */
 
 	unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 20000, entered = 0, exits = 0,
 	              failed = 0, shutdowns = 0, cut = 0;

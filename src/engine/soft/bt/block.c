@@ -1,8 +1,7 @@
 /*
  * The code cache: blocks by guest-physical address and key, and their pages.
  *
- * Records and code are allocated upwards and freed all together by bt_flush, when either memory is full. A
- * dropped block's memory thus stays valid until then, also while it is being executed.
+ * A dropped block's memory stays valid until its part of the memory is emptied, also while it is being executed.
  */
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/code_table.h"
@@ -10,17 +9,6 @@
 #include "engine/soft/bt/decode.h"
 #include "engine/soft/bt/return_stack.h"
 #include "engine/soft/bt/translate.h"
-
-void *bt_alloc(struct bt *bt, size_t size)
-{
-	void *result = bt->arena;
-
-	size = (size + RECORD_UNIT - 1) & ~(size_t)(RECORD_UNIT - 1);
-	if ((size_t)(bt->arena_end - bt->arena) < size)
-		return NULL;
-	bt->arena += size;
-	return result;
-}
 
 struct block_extra *block_make_extra(struct bt *bt, struct block *block)
 {
@@ -139,7 +127,9 @@ void block_insert(struct bt *bt, struct block *block)
 {
 	struct block_ref *first = first_of_slot(bt, block->gpa, block->key);
 
-	bt->in_order[bt->in_order_count++] = place_of(bt, block); /* a native fault looks for it there */
+	struct code_part *part = &bt->part[bt->present_part];
+
+	part->in_order[part->count++] = place_of(bt, block); /* a native fault looks for it there */
 	if (block->transient)
 		return;
 	block->slot_next = *first;
@@ -152,19 +142,46 @@ void block_insert(struct bt *bt, struct block *block)
 
 void block_connect_single(struct bt *bt, struct block *block)
 {
-	struct block_extra *extra;
-	struct single_way *way;
-
 	if (block->key != (bt->single.mode | KEY_NO_GROUPS) || block->gpa != bt->single.gpa ||
 	    block->linear != block_linear_key(bt, bt->single.linear, block->key) || block->crosses_page || block->transient)
 		return;
-	extra = block_make_extra(bt, block);
-	way = bt_alloc(bt, sizeof(*way));
-	if (!extra || !way)
+	if (bt->single_way_count == SINGLE_WAYS)
+		block_forget_singles(bt);
+	bt->single_way[bt->single_way_count++] =
+		(struct single_way){ .patch = bt->single.patch, .to = place_of(bt, block) };
+	block->has_single_ways = true;
+	emit_patch(&bt->e, bt->code_rw + bt->single.patch, block_code_mem(bt, block));
+}
+
+/* Goes on behind the branch, to C. */
+static void end_single_way(struct bt *bt, const struct single_way *way)
+{
+	struct block *to = record_at(bt, way->to);
+
+	to->has_single_ways = false;
+	emit_patch(&bt->e, bt->code_rw + way->patch, bt->code_exec + way->patch + 4);
+}
+
+void block_forget_singles(struct bt *bt)
+{
+	for (uint32_t i = 0; i < bt->single_way_count; i++)
+		end_single_way(bt, &bt->single_way[i]);
+	bt->single_way_count = 0;
+}
+
+static void unlink_singles(struct bt *bt, struct block *block)
+{
+	uint32_t kept = 0;
+
+	if (!block->has_single_ways)
 		return;
-	*way = (struct single_way){ .patch = bt->single.patch, .next = extra->single_ways };
-	extra->single_ways = place_of(bt, way);
-	emit_patch(&bt->e, bt->code_rw + way->patch, block_code_mem(bt, block));
+	for (uint32_t i = 0; i < bt->single_way_count; i++) {
+		if (bt->single_way[i].to == place_of(bt, block))
+			end_single_way(bt, &bt->single_way[i]);
+		else
+			bt->single_way[kept++] = bt->single_way[i];
+	}
+	bt->single_way_count = kept;
 }
 
 static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
@@ -177,17 +194,6 @@ static void remove_from_list(struct bt *bt, struct block *block, uint64_t page)
 		*next = *block_next_in_page(bt, block, page);
 }
 
-static void unlink_singles(struct bt *bt, struct block *block)
-{
-	struct block_extra *extra = record_at(bt, block->extra);
-
-	if (!extra)
-		return;
-	for (const struct single_way *way = record_at(bt, extra->single_ways); way; way = record_at(bt, way->next))
-		emit_patch(&bt->e, bt->code_rw + way->patch, bt->code_exec + way->patch + 4);
-	extra->single_ways = 0;
-}
-
 /* What goes through site[] finds its way anew. */
 static void forget_sites(struct bt *bt)
 {
@@ -195,22 +201,27 @@ static void forget_sites(struct bt *bt)
 	memset(bt->cpu->site_targets, 0, sizeof(bt->cpu->site_targets));
 }
 
-void block_drop(struct bt *bt, struct block *block)
+static void leave_table(struct bt *bt, struct block *block)
 {
 	struct block_ref *ref = first_of_slot(bt, block->gpa, block->key);
 	record_place place = place_of(bt, block);
 
-	if (block->dropped)
-		return;
-	block->dropped = true;
-	bt->drops++;
 	while (ref->at && ref->at != place)
 		ref = &((struct block *)record_at(bt, ref->at))->slot_next;
 	if (ref->at)
 		*ref = block->slot_next;
+	code_table_forget(bt, block);
+}
+
+void block_drop(struct bt *bt, struct block *block)
+{
+	if (block->dropped)
+		return;
+	block->dropped = true;
+	bt->drops++;
+	leave_table(bt, block);
 	links_drop(bt, block);
 	unlink_singles(bt, block);
-	code_table_forget(bt, block);
 	if (is_site_target(bt->cpu, block_code_mem(bt, block)))
 		forget_sites(bt);
 	if (mode_has_jump_cache(block->key) && !(block->key & KEY_ONE))
@@ -221,23 +232,37 @@ void block_drop(struct bt *bt, struct block *block)
 		remove_from_list(bt, block, block_gpa2(bt, block) >> PAGE_SHIFT);
 }
 
-struct block *block_at(struct bt *bt, const uint8_t *address)
+/* All that leave, out of the page's list at once. */
+static void unlist_leaving(struct bt *bt, uint64_t page)
 {
-	uint32_t low = 0, high = bt->in_order_count;
+	record_place *next = &bt->pages[page].blocks;
+	uint64_t granules = 0;
 
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-		struct block *b = record_at(bt, bt->in_order[middle]);
-		uint8_t *code = block_code_mem(bt, b);
+	while (*next) {
+		struct block *block = record_at(bt, *next);
+		record_place *after = block_next_in_page(bt, block, page);
 
-		if (address < code)
-			high = middle;
-		else if (address >= code + b->code_size)
-			low = middle + 1;
-		else
-			return b;
+		if (block->leaving) {
+			block->unlisted |= !block_is_second_page(bt, block, page);
+			*next = *after;
+		} else {
+			granules |= granules_in(bt, block, page);
+			next = after;
+		}
 	}
-	return NULL;
+	settle(bt, page, granules);
+}
+
+void block_leave(struct bt *bt, struct block *block)
+{
+	links_leave(bt, block);
+	if (block->transient)
+		return;
+	leave_table(bt, block);
+	if (!block->unlisted)
+		unlist_leaving(bt, block->gpa >> PAGE_SHIFT);
+	if (has_second_page(bt, block))
+		unlist_leaving(bt, block_gpa2(bt, block) >> PAGE_SHIFT);
 }
 
 uint64_t bt_code_map(struct cpu *cpu, gpa_t gpa)
@@ -328,8 +353,7 @@ void bt_code_written(struct cpu *cpu, gpa_t gpa, unsigned size)
 	drop_blocks(bt, page, hit, first, end);
 }
 
-/* Forgets that the page of a block has code, when all is forgotten. */
-static void forget_page(struct bt *bt, uint64_t page)
+void block_forget_page(struct bt *bt, uint64_t page)
 {
 	bt->pages[page].blocks = 0;
 	settle(bt, page, 0);
@@ -346,32 +370,4 @@ void bt_memory_gone(struct cpu *cpu, gpa_t gpa, uint64_t size)
 			return;
 		}
 	}
-}
-
-void bt_flush(struct bt *bt)
-{
-	bool few = bt->in_order_count < (1u << CODE_TABLE_BITS) / 32; /* … to empty the table by blocks */
-
-	for (uint32_t i = 0; i < bt->in_order_count; i++) {
-		struct block *b = record_at(bt, bt->in_order[i]);
-
-		if (b->transient)
-			continue;
-		if (few)
-			*code_slot(bt, code_ident(b->gpa, b->key)) = (struct code_entry){ 0 };
-		forget_page(bt, b->gpa >> PAGE_SHIFT);
-		if (b->crosses_page)
-			forget_page(bt, block_gpa2(bt, b) >> PAGE_SHIFT);
-	}
-	if (!few)
-		memset(bt->code_table, 0, CODE_TABLE_SIZE);
-	bt->in_order_count = 0;
-	bt->single.patch = 0;
-	bt->arena = bt->arena_start + RECORD_UNIT; /* place 0 is nobody's */
-	bt->e.p = bt->code_start;
-	bt->cold.p = bt->cold_start;
-	links_flush(bt);
-	bt->flushes++;
-	return_stack_forget(bt->cpu);
-	tlb_flush_jumps(bt->cpu, true);
 }

@@ -36,6 +36,7 @@
 #ifndef NESTOR_BT_BT_H
 #define NESTOR_BT_BT_H
 
+#include "engine/soft/bt/code_parts.h"
 #include "engine/soft/bt/emit.h"
 #include "engine/soft/bt/records.h"
 #include "engine/soft/bt/shape.h"
@@ -89,6 +90,14 @@ struct link_slots {
 	uint32_t used, free_count;
 };
 
+/* A slow path that leads to a block without groups. */
+struct single_way {
+	code_place patch; /* where the rel32 of its branch is */
+	record_place to;
+};
+
+#define SINGLE_WAYS 4096
+
 #define CONNECTED_LINKS  2048
 #define CONNECTED_TO     4096
 
@@ -101,9 +110,12 @@ struct bt {
 	uint8_t *code_start; /* behind the thunks, writable */
 	uint8_t *cold_start;
 	uint8_t *huge_end, *cold_huge_end; /* up to where each kind's memory is in huge pages */
-	uint8_t *arena, *arena_start, *arena_end; /* block records; reset by bt_flush */
-	record_place *in_order; /* the blocks, by code address */
-	uint32_t in_order_count, in_order_max;
+	uint8_t *arena_start, *arena_end; /* block records */
+	uint8_t *arena, *arena_limit;     /* where the next one goes, and the end of the part's */
+	record_place *in_order; /* the blocks of each part, by code address */
+	uint32_t in_order_max;
+	struct code_part part[CODE_PARTS]; /* code_parts.h */
+	unsigned part_count, present_part;
 	struct code_entry *code_table; /* code_table.h */
 	struct page_info *pages; /* by guest-physical page */
 	uint64_t page_count;
@@ -119,6 +131,8 @@ struct bt {
 		uint32_t mode;
 		uint64_t gpa, linear; /* of the instruction */
 	} single;
+	struct single_way single_way[SINGLE_WAYS];
+	uint32_t single_way_count;
 	/* a write in progress from the bounce buffer */
 	struct {
 		uint64_t offset;
@@ -137,7 +151,8 @@ struct bt {
 	uint16_t connected[LINK_TABLES][CONNECTED_LINKS];
 	uint32_t connected_count[LINK_TABLES];
 	uint64_t connected_to[LINK_TABLES][CONNECTED_TO / 64]; /* a bit per 2 MiB that they lead to, hashed */
-	uint64_t translated_blocks, flushes, drops; /* statistics */
+	uint64_t emptied; /* how often the code memory was emptied, all of it or a part */
+	uint64_t translated_blocks, drops; /* statistics */
 	uint32_t sites; /* how many instructions have got an entry of tlb_tables.site; they share them when these run out */
 	bool rescued;   /* native_rescue() has left site[] half emptied */
 	uint64_t link_resets; /* how often bt_reset_links was called */
@@ -151,7 +166,7 @@ struct bt {
 /* ---- create.c (cold) ---- */
 /* Guest-physical pages whose code is kept, of this memory. */
 uint64_t bt_page_count(const struct guest_memory *memory);
-/* code_memory: bytes of translated code after which all is flushed, 0: the default; records are in proportion. */
+/* code_memory: bytes of translated code after which the oldest is forgotten, 0: the default; records are in proportion. */
 int bt_create(struct cpu *cpu, size_t code_memory);
 /* Lets the code memory that is used next lie in huge pages. The guest's FPU state must be stashed. */
 void bt_make_code_huge(struct bt *bt);
@@ -179,13 +194,14 @@ void block_hold_page(struct bt *bt, unsigned which, uint64_t page);
 void block_settle_pages(struct bt *bt);
 /* The slow path bt->single leads to the block from now on, if that is what stands there. */
 void block_connect_single(struct bt *bt, struct block *block);
-/* The block whose code holds the executable address, or NULL. */
-struct block *block_at(struct bt *bt, const uint8_t *address);
+/* The block's part of the memory is emptied: nothing leads to it any more but other blocks that leave with it. */
+void block_leave(struct bt *bt, struct block *block);
+/* Slow paths that lead to blocks without groups do not any more. */
+void block_forget_singles(struct bt *bt);
 /* [gpa, gpa + size) is other memory from now on. While the vCPU does not run. */
 void bt_memory_gone(struct cpu *cpu, gpa_t gpa, uint64_t size);
-/* Forgets every translation. */
-void bt_flush(struct bt *bt);
-void *bt_alloc(struct bt *bt, size_t size);
+/* Forgets that the page has code. */
+void block_forget_page(struct bt *bt, uint64_t page);
 /* The block's struct block_extra, made where it has none yet; NULL: the memory is full. */
 struct block_extra *block_make_extra(struct bt *bt, struct block *block);
 /* NULL where there is none. */
@@ -239,8 +255,12 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to);
 void block_link_through_cache(struct bt *bt, struct block_link *link);
 /* The block is dropped: nothing leads to it or from it any more. */
 void links_drop(struct bt *bt, struct block *block);
+/* The same for a block that leaves with others (all are marked so). */
+void links_leave(struct bt *bt, struct block *block);
 /* All blocks are gone. */
 void links_flush(struct bt *bt);
+/* Of the links of blocks that leave, and of those whose way to the jump cache stands in the part that is emptied. */
+void links_forget_cached(struct bt *bt, struct code_part *emptied);
 
 /* The mode key at the exit: STAC and CLAC change the class within a block. */
 static inline uint32_t link_key(const struct block_link *link)

@@ -24,8 +24,9 @@
 
 _Static_assert(ARENA_OF((uint64_t)ENGINE_CODE_MEMORY_MAX) / RECORD_UNIT <= 1ull << LINK_TO_BITS, "places fit into links");
 _Static_assert(MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER + (12u << 10) &&
-	       ENGINE_CODE_MEMORY_MIN - MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER_ASIDE + (4u << 10),
-	       "room for the thunks and a few blocks");
+	       ENGINE_CODE_MEMORY_MIN - MAIN_OF(ENGINE_CODE_MEMORY_MIN) >= BLOCK_BUFFER_ASIDE + (4u << 10) &&
+	       CODE_PART_MIN >= ENGINE_CODE_MEMORY_MIN,
+	       "room for the thunks and a few blocks, in each part");
 
 /* The vCPU that runs on this thread: what a native fault belongs to. */
 static _Thread_local struct cpu *running;
@@ -92,10 +93,10 @@ static uint8_t *map_file_aligned(int fd, size_t size, int protection)
  * Translated code is many times the size of what it was made of: with small pages every other branch of a large program
  * would miss the host's instruction TLB. A host that cannot do this runs on with small ones.
  */
-static void make_huge(struct emitter *e, uint8_t **made)
+static void make_huge(const uint8_t *used, const uint8_t *end, uint8_t **made)
 {
-	while (*made < e->end && *made < e->p + HUGE_AHEAD) {
-		if ((size_t)(e->end - *made) >= HUGE_PAGE) {
+	while (*made < end && *made < used + HUGE_AHEAD) {
+		if ((size_t)(end - *made) >= HUGE_PAGE) {
 			**made = 0; /* yet unused; where nothing is present nothing is collapsed */
 			madvise(*made, HUGE_PAGE, MADV_COLLAPSE);
 		}
@@ -105,8 +106,8 @@ static void make_huge(struct emitter *e, uint8_t **made)
 
 void bt_make_code_huge(struct bt *bt)
 {
-	make_huge(&bt->e, &bt->huge_end);
-	make_huge(&bt->cold, &bt->cold_huge_end);
+	make_huge(bt->e.p, bt->cold_start, &bt->huge_end);
+	make_huge(bt->cold.p, bt->code_rw + bt->code_size, &bt->cold_huge_end);
 }
 
 static int map_code(struct bt *bt)
@@ -158,7 +159,7 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	bt->cpu = cpu;
 	bt->page_count = bt_page_count(cpu->memory);
 	bt->code_size = code_size;
-	cpu->records = bt->arena_start = bt->arena = map_huge(ARENA_OF(code_size));
+	cpu->records = bt->arena_start = map_huge(ARENA_OF(code_size));
 	bt->in_order_max = BLOCKS_OF(code_size);
 	bt->in_order = map_anonymous(bt->in_order_max * sizeof(*bt->in_order));
 	bt->code_table = cpu->code_table = map_huge(CODE_TABLE_SIZE);
@@ -175,18 +176,21 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 		slots->free = map_anonymous(LINK_SLOTS * sizeof(*slots->free));
 		has_tables = has_tables && slots->stub && slots->owner && slots->users && slots->free;
 	}
-	if (!bt->arena || !bt->in_order || !bt->code_table || !bt->pages || !bt->seen || !bt->aliased || !bt->shapes ||
+	if (!bt->arena_start || !bt->in_order || !bt->code_table || !bt->pages || !bt->seen || !bt->aliased || !bt->shapes ||
 	    !has_tables || map_code(bt) < 0 ||
 	    return_stack_create(cpu) < 0) {
 		bt_destroy(cpu);
 		return error_set(ENOMEM, "not enough memory for the translator's tables");
 	}
 	bt->arena_end = bt->arena_start + ARENA_OF(code_size);
-	bt->arena += RECORD_UNIT; /* place 0 is nobody's */
 	cpu->code = bt->code_exec;
 	bt->host_bmi2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI2;
 	bt_make_code_huge(bt);
 	bt_emit_thunks(bt);
+	bt->part_count = code_size / CODE_PART_MIN < CODE_PARTS ? code_size / CODE_PART_MIN : CODE_PARTS;
+	if (!bt->part_count)
+		bt->part_count = 1;
+	code_parts_lay_out(bt);
 	return_stack_set_bottom(cpu, bt->return_without_call);
 	cpu->site_empty = bt->site_empty;
 	tlb_empty_sites(cpu, true);

@@ -54,7 +54,7 @@ static const uint8_t *fetch_elsewhere(struct cpu *cpu, uint64_t gpa_page, uint8_
 	return buffer;
 }
 
-/* translate(), after a flush where the code memory is full. */
+/* translate(), after making room where the code memory is full. */
 static struct block *translate_with_room(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t key,
 					 const uint8_t *page, unsigned max_insns, const uint8_t *second, uint64_t gpa2)
 {
@@ -62,7 +62,7 @@ static struct block *translate_with_room(struct bt *bt, uint64_t gpa, uint64_t l
 
 	if (block)
 		return block;
-	bt_flush(bt);
+	bt_make_room(bt);
 	block_hold_page(bt, 0, gpa >> PAGE_SHIFT);
 	if (second)
 		block_hold_page(bt, 1, gpa2 >> PAGE_SHIFT);
@@ -103,8 +103,8 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *entry
 	struct block *block;
 	bool in_memory = page && gpa >> PAGE_SHIFT < bt->page_count;
 
-	if (bt->in_order_count >= bt->in_order_max)
-		bt_flush(bt);
+	if (bt->part[bt->present_part].count >= bt->part[bt->present_part].max)
+		bt_make_room(bt);
 	if (bt->huge_end < bt->e.p + BLOCK_BUFFER || bt->cold_huge_end < bt->cold.p + BLOCK_BUFFER) {
 		fpu_stash(cpu);
 		bt_make_code_huge(bt);
@@ -117,7 +117,7 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *entry
 	if (block && block->insn_count == 0)
 		block = make_crossing_block(cpu, gpa, linear, key, page, &in_memory);
 	if (!block) {
-		/* cannot happen: the flushed memory holds many blocks */
+		/* cannot happen: a part of the memory holds many blocks */
 		cpu->activity = ACTIVITY_SHUTDOWN;
 		cpu_leave(cpu);
 	}
@@ -229,7 +229,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 	bool stepping = debugger_is_stepping(cpu);
 	uint32_t one = bt->careful_key | (cpu->shadow || stepping ? KEY_ONE : 0);
 	uint32_t key = cpu->mode | one;
-	uint64_t linear = linear_rip(cpu), flushes = bt->flushes;
+	uint64_t linear = linear_rip(cpu), emptied = bt->emptied;
 	uint8_t shadow = cpu->shadow;
 	bool trap = cpu->rflags_system & FLAG_TF;
 	struct block_link *next;
@@ -261,7 +261,7 @@ static struct block_link *run_block(struct cpu *cpu, struct block_link *link)
 		tlb_fill_jump(&cpu->region->tables, MODE_CLASS(cpu->mode), cpu->rip, block_code_mem(bt, block));
 		code_table_enter(bt, block);
 	}
-	if (link && bt->flushes == flushes && !one && !block->transient && !(cpu->mode & MODE_STEP) &&
+	if (link && bt->emptied == emptied && !one && !block->transient && !(cpu->mode & MODE_STEP) &&
 	    cpu->mode == link_key(link) && !debugger_cuts(cpu, linear & (PAGE_SIZE - 1))) {
 		if (block->crosses_page || !may_link(cpu, link, linear))
 			block_link_through_cache(bt, link);

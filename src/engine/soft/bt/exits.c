@@ -181,7 +181,7 @@ static void set_patch(const struct translation *t, struct block_link *link, cons
 
 /*
  * Where a link leads that leads nowhere yet, or when kicked. The thunk does what its flags need, and finds the link by
- * its place among the records (block.c: bt_alloc).
+ * its place among the records (code_parts.h: bt_alloc).
  */
 static void emit_link_stub(struct translation *t, struct block_link *link, uint8_t *const thunk[FLAGS_PLACES])
 {

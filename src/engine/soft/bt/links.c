@@ -95,6 +95,7 @@ static void branch_through_slot(struct bt *bt, const struct block_link *link)
 	struct emitter e = bt->e;
 
 	e.p = link_patch(bt, link) - FAR_BRANCH_PATCH;
+	e.end = e.p + INSN_ROOM; /* it may stand in another part of the memory than what is written now */
 	emit_op(&e, false, 0xff, link->call ? 2 : 4, in_cpu(base[link->table] + 8 * link->index));
 }
 
@@ -115,14 +116,16 @@ static bool has_same_slot(const struct block_link *a, const struct block_link *b
 static void leave_slot(struct bt *bt, struct block_link *link)
 {
 	struct link_slots *slots = slots_of(bt, link);
+	const struct block *to = record_at(bt, link->to);
 	struct block_link *other;
 
 	if (!--slots->users[link->index]) {
 		slots->owner[link->index] = 0;
 		slots->free[slots->free_count++] = link->index;
 	} else if (slots->owner[link->index] == place_of(bt, link)) {
-		other = record_at(bt, ((const struct block *)record_at(bt, link->to))->incoming);
-		while (other && (other == link || !has_same_slot(other, link)))
+		/* Where only links that leave are left, it stays as it is until they have left, too. */
+		other = to ? record_at(bt, to->incoming) : NULL;
+		while (other && (other == link || link_from(other)->dropped || !has_same_slot(other, link)))
 			other = record_at(bt, other->next);
 		if (other)
 			own_slot(bt, other);
@@ -321,12 +324,16 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 
 void block_link_through_cache(struct bt *bt, struct block_link *link)
 {
+	struct code_part *part = &bt->part[bt->present_part];
 	struct emitter *e = &bt->cold;
 
-	if (link_from(link)->dropped || has_slot(link) || e->end - e->p < THROUGH_CACHE_SIZE)
+	if (link_from(link)->dropped || link->table == LINK_CACHED || has_slot(link) || e->end - e->p < THROUGH_CACHE_SIZE)
 		return;
 	unlink_outgoing(bt, link);
+	link->index = link->table;
 	link->table = LINK_CACHED;
+	link->next = part->cached;
+	part->cached = place_of(bt, link);
 	emit_patch_here(e, link_patch(bt, link));
 	if (!link->flags_in_cpu)
 		flags_emit_save(e, H_R10);
@@ -361,6 +368,77 @@ void links_drop(struct bt *bt, struct block *block)
 		else
 			disconnect(bt, link);
 		unlink_outgoing(bt, link);
+	}
+}
+
+/* All that leave, out of the block's list at once. */
+static void unlink_leaving(struct bt *bt, struct block *to)
+{
+	record_place next, kept = 0;
+	struct block_link *last = NULL;
+
+	for (struct block_link *link = record_at(bt, to->incoming); link; link = record_at(bt, link->next))
+		if (link_from(link)->leaving && has_slot(link))
+			leave_slot(bt, link);
+	for (struct block_link *link = record_at(bt, to->incoming); link; link = record_at(bt, next)) {
+		next = link->next;
+		if (link_from(link)->leaving) {
+			link->to = 0;
+			continue;
+		}
+		if (last)
+			last->next = place_of(bt, link);
+		else
+			kept = place_of(bt, link);
+		last = link;
+	}
+	if (last)
+		last->next = 0;
+	to->incoming = kept;
+}
+
+void links_leave(struct bt *bt, struct block *block)
+{
+	for (struct block_link *link = record_at(bt, block->incoming); link; link = record_at(bt, link->next)) {
+		link->to = 0;
+		if (link_from(link)->leaving)
+			continue; /* it leaves its slot itself */
+		if (is_shared(bt, link) && slots_of(bt, link)->owner[link->index] != place_of(bt, link))
+			leave_slot(bt, link);
+		else
+			disconnect(bt, link);
+	}
+	block->incoming = 0;
+	for (unsigned i = 0; i < block->link_count; i++) {
+		struct block_link *link = &block->link[i];
+
+		if (link->table == LINK_CACHED)
+			continue;
+		if (link->to)
+			unlink_leaving(bt, record_at(bt, link->to));
+		else if (has_slot(link))
+			leave_slot(bt, link);
+	}
+}
+
+void links_forget_cached(struct bt *bt, struct code_part *emptied)
+{
+	for (struct code_part *part = bt->part; part < bt->part + bt->part_count; part++) {
+		struct block_link *link = record_at(bt, part->cached);
+
+		part->cached = 0;
+		while (link) {
+			struct block_link *next = record_at(bt, link->next);
+
+			if (part == emptied && !link_from(link)->dropped) {
+				emit_patch(&bt->e, link_patch(bt, link), link_stub(bt, link));
+				link->table = link->index;
+			} else if (!link_from(link)->dropped) {
+				link->next = part->cached;
+				part->cached = place_of(bt, link);
+			}
+			link = next;
+		}
 	}
 }
 

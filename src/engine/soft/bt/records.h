@@ -1,5 +1,5 @@
 /*
- * What the translator remembers of a block, all in one memory (bt->arena) that is emptied as a whole.
+ * What the translator remembers of a block, in the same part of its memory as the block's code (code_parts.h).
  *
  * A compiler's run makes 200,000 blocks, so the records are kept small: one names another by its place, and code
  * by its distance from the start of the code memory. The exits of a block follow it directly, in the order of their
@@ -42,12 +42,12 @@ struct block_link {
 	uint32_t table : 3;       /* LINK_*: how it leads there */
 	uint32_t flags_in_cpu : 1; /* enter the successor by code_mem */
 	uint32_t patch_aside : 1; /* `patch` counts from the start of the block's code aside, not from code_mem */
-	record_place next : LINK_TO_BITS; /* in to->incoming */
+	record_place next : LINK_TO_BITS; /* in to->incoming; LINK_CACHED: in code_part.cached */
 	uint32_t number : 4;      /* of its block's exits */
 	uint32_t flags : 2;       /* LINK_FAR: enum flags_place at the exit */
 	uint16_t patch;           /* where its rel32 is; 0: not emitted yet */
 	uint16_t stub;            /* where it leads while unlinked, from the start of the block's code aside */
-	uint16_t index;           /* in the table */
+	uint16_t index;           /* in the table; LINK_CACHED: what `table` was before */
 	uint16_t target : 12;     /* byte offset in its page */
 	uint16_t class : 2;       /* of the mode key at the exit */
 	uint16_t call : 1;        /* a host call: code that behind it goes on after a return */
@@ -119,18 +119,11 @@ struct byte_range {
 
 #define BLOCK_RANGES_AHEAD 2
 
-/* A slow path that leads to a block without groups: where the rel32 of its branch is. */
-struct single_way {
-	code_place patch;
-	record_place next;
-};
-
 /* What few blocks have. */
 struct block_extra {
 	uint64_t gpa2;            /* of a block that crosses pages: the second one's */
 	uint64_t granules;        /* it depends on just these, where its ranges say more; else 0 */
 	record_place page2_next;  /* of one that crosses pages: the next one in the second page's list */
-	record_place single_ways; /* of a block without groups */
 	record_place sites;       /* struct native_sites */
 	uint8_t lodgers;          /* residence.h */
 	struct lodger lodger[LODGERS_MAX];
@@ -154,6 +147,9 @@ struct block {
 	bool crosses_page : 1; /* a single instruction over two pages */
 	bool dropped : 1;
 	bool transient : 1; /* of bytes outside RAM and ROM: fetched anew each time, found by nobody */
+	bool has_single_ways : 1; /* bt->single_way leads here */
+	bool leaving : 1;  /* dropped, while its part of the memory is emptied: */
+	bool unlisted : 1; /* … and no longer in its page's list */
 	struct block_link link[]; /* its direct exits */
 };
 
