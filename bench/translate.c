@@ -97,7 +97,7 @@ static uint64_t translate_all(struct bt *bt, uint32_t key, const uint32_t *start
 
 		if (!block)
 			block = translate(bt, start[i], start[i], key, pages[start[i] >> PAGE_SHIFT], BLOCK_MAX_INSNS, NULL, 0);
-		if (!block || bt->part[bt->present_part].count >= bt->part[bt->present_part].max) {
+		if (!block || present_part(bt)->count >= present_part(bt)->max) {
 			bt_make_room(bt);
 			continue;
 		}

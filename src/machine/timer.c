@@ -134,12 +134,17 @@ void timer_cancel(struct machine_timer *timer)
 	timer_arm(timer, TIMER_NEVER);
 }
 
+static uint64_t first_deadline(const struct timer_queue *queue)
+{
+	return queue->count ? queue->heap[0]->deadline : TIMER_NEVER;
+}
+
 uint64_t timer_queue_next(struct timer_queue *queue)
 {
 	uint64_t next;
 
 	pthread_mutex_lock(&queue->lock);
-	next = queue->count ? queue->heap[0]->deadline : TIMER_NEVER;
+	next = first_deadline(queue);
 	pthread_mutex_unlock(&queue->lock);
 	return next;
 }
@@ -170,7 +175,7 @@ uint64_t timer_queue_served(struct timer_queue *queue)
 
 	pthread_mutex_lock(&queue->lock);
 	for (unsigned turn = 0;; turn++) {
-		next = queue->count ? queue->heap[0]->deadline : TIMER_NEVER;
+		next = first_deadline(queue);
 		if (!queue->wake || (next == told && !queue->overtaken))
 			break;
 		queue->overtaken = false;

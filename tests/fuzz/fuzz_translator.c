@@ -7,8 +7,8 @@
  *		[--deterministic] [--code-memory KIB] [--off MASK]
  *
  * A third of the sequences call, return, repeat and rewrite themselves (flow.c); --flow: all. A quarter is translated a
- * second time with parts of the translator off. --code-memory: with so little that it is renewed in the middle (with twice 64 and more by parts), and the translator's
- * records are looked at now and then (audit.h). --off: ENGINE_TUNE_*.
+ * second time with parts of the translator off. --code-memory: with so little that it is renewed in the middle (by parts where
+ * it is 128 or more), and the translator's records are looked at now and then (audit.h). --off: ENGINE_TUNE_*.
  *
  * --flat32: sequences of 32-bit code in flat segments instead (flat32.c), natively in the host's compatibility mode. Where
  * the host does not offer that, the translator with all its parts off stands in for the host.

@@ -76,9 +76,15 @@ static uint64_t ticks_to_match(const struct hpet_timer *timer, uint64_t counter)
 	return is_32bit(timer) ? (uint32_t)ticks : ticks;
 }
 
+/* Does a match cause an interrupt or set a status bit? */
+static bool match_is_seen(const struct hpet_timer *timer)
+{
+	return timer->config & (TIMER_ENABLE | TIMER_LEVEL);
+}
+
 /*
- * Where nobody would see the match (no interrupt enabled, no status bit) no timer runs: Linux leaves its periodic one so for
- * good. catch_up does then what it would have.
+ * Where nobody would see the match no timer runs: Linux leaves its periodic one so for good. catch_up does then what it would
+ * have.
  */
 static void arm(struct hpet_timer *timer)
 {
@@ -96,7 +102,7 @@ static void arm(struct hpet_timer *timer)
 	deadline = timer->match_ns;
 	if (timer->config & TIMER_PERIODIC && deadline < now + SHORTEST_NS)
 		deadline = now + SHORTEST_NS;
-	timer_arm(&timer->timer, timer->config & (TIMER_ENABLE | TIMER_LEVEL) ? deadline : TIMER_NEVER);
+	timer_arm(&timer->timer, match_is_seen(timer) ? deadline : TIMER_NEVER);
 }
 
 /* A periodic comparator that the counter has met moves on. Periods that passed unseen are one. */
@@ -112,9 +118,16 @@ static void move_on(struct hpet_timer *timer)
 
 static void catch_up(struct hpet_timer *timer)
 {
-	if (timer->config & TIMER_PERIODIC && timer->period && !(timer->config & (TIMER_ENABLE | TIMER_LEVEL)) &&
+	if (timer->config & TIMER_PERIODIC && timer->period && !match_is_seen(timer) &&
 	    machine_now(timer->hpet->machine) >= timer->match_ns)
 		move_on(timer);
+}
+
+/* Before what decides when comparators are met changes. */
+static void catch_up_all(struct hpet *hpet)
+{
+	for (unsigned i = 0; i < TIMERS; i++)
+		catch_up(&hpet->timer[i]);
 }
 
 static void connect(struct hpet_timer *timer)
@@ -160,8 +173,7 @@ static void write_config(struct hpet *hpet, uint64_t value)
 	uint64_t now = machine_now(hpet->machine);
 	uint64_t changed = hpet->config ^ value;
 
-	for (unsigned i = 0; i < TIMERS; i++)
-		catch_up(&hpet->timer[i]);
+	catch_up_all(hpet);
 	if (changed & CONFIG_ENABLE) {
 		if (value & CONFIG_ENABLE)
 			hpet->start_ns = now;
@@ -262,8 +274,7 @@ static void write_counter(struct hpet *hpet, uint64_t value, unsigned shift, uns
 {
 	uint64_t now = machine_now(hpet->machine);
 
-	for (unsigned i = 0; i < TIMERS; i++)
-		catch_up(&hpet->timer[i]);
+	catch_up_all(hpet);
 	hpet->counter = merge(counter_at(hpet, now), value, shift, size);
 	hpet->start_ns = now;
 	for (unsigned i = 0; i < TIMERS; i++)

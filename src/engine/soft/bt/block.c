@@ -126,7 +126,7 @@ static bool has_second_page(const struct bt *bt, const struct block *block)
 void block_insert(struct bt *bt, struct block *block)
 {
 	struct block_ref *first = first_of_slot(bt, block->gpa, block->key);
-	struct code_part *part = &bt->part[bt->present_part];
+	struct code_part *part = present_part(bt);
 
 	part->in_order[part->count++] = place_of(bt, block); /* a native fault looks for it there */
 	if (block->transient)

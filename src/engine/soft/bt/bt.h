@@ -115,7 +115,7 @@ struct bt {
 	record_place *in_order; /* the blocks of each part, by code address */
 	uint32_t in_order_max;
 	struct code_part part[CODE_PARTS]; /* code_parts.h */
-	unsigned part_count, present_part;
+	unsigned part_count, present;
 	struct code_entry *code_table; /* code_table.h */
 	struct page_info *pages; /* by guest-physical page */
 	uint64_t page_count;
@@ -204,6 +204,12 @@ void bt_memory_gone(struct cpu *cpu, gpa_t gpa, uint64_t size);
 void block_forget_page(struct bt *bt, uint64_t page);
 /* The block's struct block_extra, made where it has none yet; NULL: the memory is full. */
 struct block_extra *block_make_extra(struct bt *bt, struct block *block);
+/* The part that new blocks go into. */
+static inline struct code_part *present_part(struct bt *bt)
+{
+	return &bt->part[bt->present];
+}
+
 /* NULL where there is none. */
 static inline void *record_at(const struct bt *bt, record_place place)
 {

@@ -6,16 +6,11 @@
 
 #define CODE_ALIGN 64
 
-static struct code_part *present(struct bt *bt)
-{
-	return &bt->part[bt->present_part];
-}
-
 static void begin_part(struct bt *bt, unsigned number)
 {
 	struct code_part *part = &bt->part[number];
 
-	bt->present_part = number;
+	bt->present = number;
 	bt->e.p = part->code;
 	bt->e.end = part->code_end;
 	bt->cold.p = part->cold;
@@ -28,7 +23,7 @@ static void begin_part(struct bt *bt, unsigned number)
 
 void code_parts_note_used(struct bt *bt)
 {
-	struct code_part *part = present(bt);
+	struct code_part *part = present_part(bt);
 
 	part->code_used = bt->e.p;
 	part->cold_used = bt->cold.p;
@@ -108,7 +103,7 @@ static void empty_part(struct bt *bt, struct code_part *part)
 
 void bt_make_room(struct bt *bt)
 {
-	unsigned next = (bt->present_part + 1) % bt->part_count;
+	unsigned next = (bt->present + 1) % bt->part_count;
 
 	if (bt->part_count == 1) {
 		bt_flush(bt);

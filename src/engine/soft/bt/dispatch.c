@@ -103,7 +103,7 @@ static struct block *make_block(struct cpu *cpu, const struct fetch_entry *entry
 	struct block *block;
 	bool in_memory = page && gpa >> PAGE_SHIFT < bt->page_count;
 
-	if (bt->part[bt->present_part].count >= bt->part[bt->present_part].max)
+	if (present_part(bt)->count >= present_part(bt)->max)
 		bt_make_room(bt);
 	if (bt->huge_end < bt->e.p + BLOCK_BUFFER || bt->cold_huge_end < bt->cold.p + BLOCK_BUFFER) {
 		fpu_stash(cpu);

@@ -324,7 +324,7 @@ void block_link_to(struct bt *bt, struct block_link *link, struct block *to)
 
 void block_link_through_cache(struct bt *bt, struct block_link *link)
 {
-	struct code_part *part = &bt->part[bt->present_part];
+	struct code_part *part = present_part(bt);
 	struct emitter *e = &bt->cold;
 
 	if (link_from(link)->dropped || link->table == LINK_CACHED || has_slot(link) || e->end - e->p < THROUGH_CACHE_SIZE)
@@ -347,11 +347,13 @@ void block_link_through_cache(struct bt *bt, struct block_link *link)
 static void unlink_incoming(struct bt *bt, struct block *block)
 {
 	for (struct block_link *link = record_at(bt, block->incoming); link; link = record_at(bt, link->next)) {
+		link->to = 0;
+		if (link_from(link)->leaving)
+			continue; /* it leaves its slot itself */
 		if (is_shared(bt, link) && slots_of(bt, link)->owner[link->index] != place_of(bt, link))
 			leave_slot(bt, link);
 		else
 			disconnect(bt, link);
-		link->to = 0;
 	}
 	block->incoming = 0;
 }
@@ -399,16 +401,7 @@ static void unlink_leaving(struct bt *bt, struct block *to)
 
 void links_leave(struct bt *bt, struct block *block)
 {
-	for (struct block_link *link = record_at(bt, block->incoming); link; link = record_at(bt, link->next)) {
-		link->to = 0;
-		if (link_from(link)->leaving)
-			continue; /* it leaves its slot itself */
-		if (is_shared(bt, link) && slots_of(bt, link)->owner[link->index] != place_of(bt, link))
-			leave_slot(bt, link);
-		else
-			disconnect(bt, link);
-	}
-	block->incoming = 0;
+	unlink_incoming(bt, block);
 	for (unsigned i = 0; i < block->link_count; i++) {
 		struct block_link *link = &block->link[i];
 
