@@ -19,6 +19,7 @@ static int read_all(struct boot_file *file, int fd, const char *what, uint64_t e
 	file->data = malloc(room);
 	if (!file->data)
 		return error_set(ENOMEM, "%s %s: the host has no memory to read it", what, file->name);
+	boot_file_expect(file->data, room);
 	for (;;) {
 		ssize_t got;
 
