@@ -12,6 +12,8 @@
 #include "engine/soft/bt/bt.h"
 #include "engine/soft/bt/translate.h"
 
+#define JUMP_OPCODE	   0xe9
+#define JUMP_SIZE	   5
 #define SHARERS_LOOKED_AT 16
 #define LITTLE_CODE_MEMORY (16u << 20)
 #define RECLAIM_WAIT	   8192 /* slots wanted in vain until the next try, where few were to be had */
@@ -61,11 +63,26 @@ static void note_connected(struct bt *bt, const struct block_link *link, uint64_
 	bt->connected_count[table]++;
 }
 
+/* A jump to what stands behind it becomes a NOP: large programs spend their time with branches that are taken. */
+static void patch_branch(const struct bt *bt, const struct block_link *link, const uint8_t *code)
+{
+	static const uint8_t nop[JUMP_SIZE] = { 0x0f, 0x1f, 0x44 };
+	uint8_t *patch = link_patch(bt, link), *opcode = patch - 1;
+
+	if (*opcode == JUMP_OPCODE && code == patch + 4 + bt->e.exec_offset) {
+		memcpy(opcode, nop, sizeof(nop));
+		return;
+	}
+	if (*opcode == nop[0])
+		*opcode = JUMP_OPCODE;
+	emit_patch(&bt->e, patch, code);
+}
+
 /* Where the link's branch or slot leads from now on, in every context. */
 static void point_link(struct bt *bt, const struct block_link *link, void *code)
 {
 	if (!has_slot(link))
-		emit_patch(&bt->e, link_patch(bt, link), code);
+		patch_branch(bt, link, code);
 	else if (link->table == LINK_CONTEXT)
 		tlb_set_link(bt->cpu, link->index, code);
 	else
@@ -424,7 +441,7 @@ void links_forget_cached(struct bt *bt, struct code_part *emptied)
 			struct block_link *next = record_at(bt, link->next);
 
 			if (part == emptied && !link_from(link)->dropped) {
-				emit_patch(&bt->e, link_patch(bt, link), link_stub(bt, link));
+				patch_branch(bt, link, link_stub(bt, link));
 				link->table = link->index;
 			} else if (!link_from(link)->dropped) {
 				link->next = part->cached;
