@@ -24,9 +24,12 @@ unsigned use_guest_register(struct translation *t, unsigned guest, unsigned temp
 
 	if (host != H_NONE)
 		return host;
-	emit_load(t->e, temporary, in_cpu(CPU_GPR(guest)));
+	if (temporary != H_R11 || t->r11_guest != guest)
+		emit_load(t->e, temporary, in_cpu(CPU_GPR(guest)));
 	if (temporary == H_R10)
 		t->r10_slot = NO_GROUP;
+	else
+		t->r11_guest = INSN_NO_REG; /* the caller does with it what it wants */
 	return temporary;
 }
 
@@ -373,6 +376,7 @@ void emit_commit(struct translation *t, unsigned use)
 {
 	if (!t->careful || !(use & USE_WRITE))
 		return;
+	t->r11_guest = INSN_NO_REG;
 	flags_before_clobber(t, t->live_before[t->i + 1]);
 	if (t->flags == FLAGS_DEAD)
 		flags_to_cpu(t);
@@ -469,8 +473,10 @@ static unsigned borrow_for_guest(struct translation *t, struct registers *r, uns
 	host = borrow(t, r, 0xffff);
 	r->borrowed[r->count - 1].guest = guest;
 	r->borrowed[r->count - 1].written = use & USE_WRITE;
-	if (use & USE_READ || !whole)
+	if ((use & USE_READ || !whole) && !(host == H_R11 && t->r11_guest == guest))
 		emit_load(t->e, host, in_cpu(CPU_GPR(guest)));
+	if (host == H_R11)
+		t->r11_guest = INSN_NO_REG; /* until the instruction is over */
 	return host;
 }
 
@@ -481,6 +487,8 @@ static void give_back(struct translation *t, struct registers *r)
 
 		if (b->guest != H_NONE && b->written)
 			emit_store(t->e, in_cpu(CPU_GPR(b->guest)), b->host);
+		if (b->guest != H_NONE && b->host == H_R11)
+			t->r11_guest = b->guest;
 		if (b->scratch != H_NONE)
 			emit_load(t->e, b->host, in_cpu(CPU_SCRATCH(b->scratch)));
 	}
@@ -612,6 +620,15 @@ static unsigned free_scratch(const struct registers *r)
 	return !(r->used >> H_R11 & 1) ? H_R11 : !(r->used >> H_R10 & 1) ? H_R10 : H_NONE;
 }
 
+static void bring_flags(struct translation *t, const struct registers *r)
+{
+	unsigned free = free_scratch(r);
+
+	flags_to_host(t, free);
+	if (free == H_R11)
+		t->r11_guest = INSN_NO_REG;
+}
+
 void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape)
 {
 	struct registers r = { .used = shape->implicit };
@@ -630,6 +647,7 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 			return;
 		}
 		rm = emit_access(t, insn, shape->memory_size, shape->memory_use, live);
+		t->r11_guest = INSN_NO_REG;
 	} else if (insn->is_memory) {
 		/* No such instruction comes here; natively it would see the host's memory. */
 		emit_op_call(t, insn, op_ud, true);
@@ -668,6 +686,8 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 		} else if (can_stay_in_memory(t, insn, shape)) {
 			rm = in_cpu(CPU_GPR(insn->rm));
 			in_home = true;
+			if (t->r11_guest == insn->rm && shape->rm_use & USE_WRITE)
+				t->r11_guest = INSN_NO_REG;
 		} else {
 			bool alone = !(shape->vvvv_use && vvvv == insn->rm);
 
@@ -686,13 +706,12 @@ void emit_native(struct translation *t, const struct insn *insn, const struct sh
 	}
 
 	if (shape->flags_read || (live_after & ~shape->flags_killed)) {
-		if (shape->flags_read || shape->flags_written) {
-			flags_to_host(t, free_scratch(&r));
-		}
+		if (shape->flags_read || shape->flags_written)
+			bring_flags(t, &r);
 	}
 	if (shape->may_fault) {
 		if (t->flags == FLAGS_AGAIN)
-			flags_to_host(t, free_scratch(&r));
+			bring_flags(t, &r);
 		note_site(t, &r);
 	}
 	if (insn->has_modrm)

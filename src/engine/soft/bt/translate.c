@@ -235,6 +235,8 @@ static void emit_one(struct translation *t, const struct insn *insn, const struc
 
 	if (!tells_of_r10(insn))
 		t->r10_slot = NO_GROUP;
+	if (insn->op != BT_NATIVE)
+		t->r11_guest = INSN_NO_REG;
 	emit_stack_pointer(t);
 	if (t->flags == FLAGS_AGAIN && !flags_may_wait(t))
 		flags_to_host(t, H_R10);
@@ -728,6 +730,7 @@ struct block *translate(struct bt *bt, uint64_t gpa, uint64_t linear, uint32_t k
 	emit_residence_enter(&t);
 	t.loop = t.lodgers ? emit_exec(e) : NULL;
 	t.r10_slot = NO_GROUP;
+	t.r11_guest = INSN_NO_REG;
 	t.stack_owed = 0;
 	t.flags_source = NO_SOURCE;
 	for (t.i = 0; t.i < t.count; t.i++) {

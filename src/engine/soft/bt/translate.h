@@ -83,6 +83,7 @@ struct translation {
 	unsigned access; /* its accesses emitted so far */
 	int32_t stack_owed; /* bytes by which host r9 is above guest rsp, between pushes and pops (stack_forms.c) */
 	uint8_t r10_slot; /* the group slot whose addend is in r10; NO_GROUP: something else */
+	uint8_t r11_guest; /* the guest register of struct cpu whose value r11 has as the instruction begins, or INSN_NO_REG */
 	enum flags_place flags;
 	uint8_t flags_source;  /* whose flags can be computed again from here */
 	uint16_t flags_inputs; /* … while these guest registers stay as they are */
