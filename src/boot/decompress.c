@@ -51,10 +51,11 @@ static enum outcome sink_room(struct sink *sink, size_t want)
 		room = room * 2 < sink->max ? room * 2 : sink->max;
 	if (room == sink->room)
 		return GOOD;
-	larger = realloc(sink->data, room);
+	larger = sink->data ? realloc(sink->data, room) : boot_file_buffer(room);
 	if (!larger)
 		return NO_MEMORY;
-	boot_file_expect(larger, room);
+	if (sink->data)
+		boot_file_expect(larger, room);
 	sink->data = larger;
 	sink->room = room;
 	return GOOD;
@@ -100,13 +101,26 @@ static enum outcome unpack_gzip(struct sink *sink, const uint8_t *data, size_t s
 #endif
 
 #ifdef NESTOR_HAVE_LZMA
+/* Debian's kernels have a dictionary of 32 MB. */
+static void *lzma_buffer(void *opaque, size_t count, size_t size)
+{
+	return boot_file_buffer(count * size);
+}
+
+static void free_lzma_buffer(void *opaque, void *buffer)
+{
+	free(buffer);
+}
+
 static enum outcome unpack_lzma_family(struct sink *sink, const uint8_t *data, size_t size, bool alone)
 {
+	static const lzma_allocator allocator = {.alloc = lzma_buffer, .free = free_lzma_buffer};
 	lzma_stream stream = LZMA_STREAM_INIT;
 	const uint64_t dictionary_limit = 512u << 20;
 	enum outcome outcome = GOOD;
 	lzma_ret status;
 
+	stream.allocator = &allocator;
 	status = alone ? lzma_alone_decoder(&stream, dictionary_limit)
 	               : lzma_stream_decoder(&stream, dictionary_limit, 0);
 	if (status != LZMA_OK)

@@ -16,10 +16,9 @@ static int read_all(struct boot_file *file, int fd, const char *what, uint64_t e
 {
 	size_t room = expected && expected <= max ? expected + 1 : 65536;
 
-	file->data = malloc(room);
+	file->data = boot_file_buffer(room);
 	if (!file->data)
 		return error_set(ENOMEM, "%s %s: the host has no memory to read it", what, file->name);
-	boot_file_expect(file->data, room);
 	for (;;) {
 		ssize_t got;
 
@@ -93,6 +92,19 @@ void boot_file_expect(uint8_t *data, size_t size)
 
 	if (end > start)
 		madvise((void *)start, end - start, MADV_HUGEPAGE); /* a refusal costs speed only */
+}
+
+void *boot_file_buffer(size_t size)
+{
+	size_t whole = (size + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+	void *data;
+
+	if (size < HUGE_PAGE || whole < size)
+		return malloc(size);
+	if (posix_memalign(&data, HUGE_PAGE, whole))
+		return NULL;
+	boot_file_expect(data, whole);
+	return data;
 }
 
 void boot_file_free(struct boot_file *file)

@@ -21,6 +21,8 @@ void boot_file_free(struct boot_file *file);
 
 /* Tells the host that a large buffer of ours is about to be filled, so that it takes huge pages for it. */
 void boot_file_expect(uint8_t *data, size_t size);
+/* malloc() of a buffer that is about to be filled, which such pages can hold whole. NULL: no memory. */
+void *boot_file_buffer(size_t size);
 
 /* True where [offset, offset + size) lies inside the file. */
 static inline bool boot_file_has(const struct boot_file *file, uint64_t offset, uint64_t size)

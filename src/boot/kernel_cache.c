@@ -104,12 +104,15 @@ static int open_own(const char *path)
 
 static bool has_payload(int fd, const struct boot_file *payload)
 {
-	uint8_t *kept = malloc(payload->size);
-	bool same = kept && read_at(fd, kept, payload->size, PAGE_SIZE) &&
-	            !memcmp(kept, payload->data, payload->size);
+	uint8_t kept[64 << 10];
 
-	free(kept);
-	return same;
+	for (uint64_t at = 0; at < payload->size; at += sizeof(kept)) {
+		uint64_t size = payload->size - at < sizeof(kept) ? payload->size - at : sizeof(kept);
+
+		if (!read_at(fd, kept, size, PAGE_SIZE + at) || memcmp(kept, payload->data + at, size))
+			return false;
+	}
+	return true;
 }
 
 /* What is no hole; the rest of `to` is zero. */
