@@ -316,9 +316,36 @@ static struct place emit_group_lookup(struct translation *t, const struct insn *
 	return grouped_operand(t, insn, group->slot);
 }
 
+/* Of a register that stands in struct cpu: its value is added to the addend in r10. Returns H_R10; else its home. */
+static unsigned into_r10(struct translation *t, unsigned guest)
+{
+	if (guest == INSN_NO_REG)
+		return H_NONE;
+	if (home_of(t, guest) != H_NONE)
+		return home_of(t, guest);
+	emit_op(t->e, true, 0x03, H_R10, in_cpu(CPU_GPR(guest)));
+	return H_R10;
+}
+
+/* The operand whose look-up has left its addend in r10. */
+static struct place operand_by_addend(struct translation *t, const struct insn *insn)
+{
+	unsigned base = into_r10(t, insn->base), index = into_r10(t, insn->index);
+
+	if (base == H_R10 || base == H_NONE)
+		base = H_R10;
+	else if (index == H_R10 || index == H_NONE)
+		index = H_R10;
+	else
+		emit_lea(t->e, H_R10, at_indexed(H_R10, base, 0, 0)), base = H_R10;
+	if (index == H_NONE || index == base)
+		return at(H_R10, insn->displacement);
+	return at_indexed(base, index, index == H_R10 ? 0 : insn->scale, insn->displacement);
+}
+
 struct place emit_access(struct translation *t, const struct insn *insn, unsigned size, unsigned use, unsigned live)
 {
-	unsigned base, number = t->access++;
+	unsigned number = t->access++;
 	uint64_t constant;
 
 	if (number < 2 && t->group_of[t->i][number] != NO_GROUP) {
@@ -344,24 +371,14 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 		return emit_page_lookup(t, insn, size, use);
 	emit_effective_address(t, insn);
 	bool simple = t->code64 && insn->address_size == 8 && insn->segment != SEG_FS && insn->segment != SEG_GS &&
-		      insn->base != INSN_BASE_RIP && (insn->base == INSN_NO_REG || home_of(t, insn->base) != H_NONE) &&
-		      (insn->index == INSN_NO_REG || home_of(t, insn->index) != H_NONE) && fits32(insn->displacement);
+		      insn->base != INSN_BASE_RIP && fits32(insn->displacement) &&
+		      (insn->index == INSN_NO_REG || insn->scale == 0 || home_of(t, insn->index) != H_NONE);
 
 	if (through_window(t, insn, size))
 		emit_window_lookup(t, size, size, use, insn->segment);
 	else
 		emit_lookup(t, size, use, insn->segment, !simple);
-	if (!simple)
-		return at(H_R11, 0);
-	base = insn->base == INSN_NO_REG ? H_NONE : home_of(t, insn->base);
-	if (insn->index == INSN_NO_REG) {
-		if (base == H_NONE)
-			return at(H_R10, insn->displacement);
-		return at_indexed(base, H_R10, 0, insn->displacement);
-	}
-	if (base != H_NONE)
-		emit_lea(t->e, H_R10, at_indexed(H_R10, base, 0, 0)); /* after a look-up: r10 is no group's */
-	return at_indexed(H_R10, home_of(t, insn->index), insn->scale, insn->displacement);
+	return simple ? operand_by_addend(t, insn) : at(H_R11, 0);
 }
 
 struct place emit_access_r11(struct translation *t, unsigned size, unsigned use, unsigned segment)
