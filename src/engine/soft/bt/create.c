@@ -97,7 +97,8 @@ static void make_huge(const uint8_t *used, const uint8_t *end, uint8_t **made)
 {
 	while (*made < end && *made < used + HUGE_AHEAD) {
 		if ((size_t)(end - *made) >= HUGE_PAGE) {
-			**made = 0; /* yet unused; where nothing is present nothing is collapsed */
+			if (*made >= used)
+				**made = 0; /* where nothing is present nothing is collapsed */
 			madvise(*made, HUGE_PAGE, MADV_COLLAPSE);
 		}
 		*made += HUGE_PAGE;
