@@ -254,10 +254,8 @@ static inline uint8_t *at(uint64_t gla, enum mem_access access, enum tlb_class c
 static inline bool cached(uint64_t gla, enum mem_access access, enum tlb_class class)
 {
 	struct tlb_tables *tables = &cpu->region->tables;
-	struct tlb_entry *entry = access == ACCESS_WRITE ? &tables->write[class][tlb_slot(gla)]
-	                                                 : &tables->read[class][tlb_slot(gla)];
 
-	return (gla ^ entry->page) <= PAGE_SIZE - 1;
+	return tlb_look_up(access == ACCESS_WRITE ? &tables->write[class] : &tables->read[class], gla, 1);
 }
 
 #define READ(gla)  at(gla, ACCESS_READ, TLB_SUPER)

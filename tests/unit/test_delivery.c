@@ -41,10 +41,12 @@ static uint8_t *byte_at(struct cpu *c, uint64_t address, enum tlb_class class)
 	if (address >= RAM_SIZE || page_absent[page])
 		cpu_raise_page_fault(c, GLA(address), class == TLB_USER ? 4 : 0);
 	if (fill_tlb) {
-		struct tlb_entry entry = {address & PAGE_MASK, (uint64_t)(uintptr_t)ram};
+		struct tlb_entries *entries[] = {&region.tables.read[class], &region.tables.write[class]};
 
-		region.tables.read[class][tlb_slot(address)] = entry;
-		region.tables.write[class][tlb_slot(address)] = entry;
+		for (unsigned i = 0; i < 2; i++) {
+			entries[i]->page[tlb_slot(address)] = address & PAGE_MASK;
+			entries[i]->addend[tlb_slot(address)] = (uint64_t)(uintptr_t)ram;
+		}
 	}
 	return &ram[address];
 }
@@ -261,9 +263,10 @@ static void set_up_machine(void)
 	memset(ram, 0, sizeof(ram));
 	memset(page_absent, 0, sizeof(page_absent));
 	for (unsigned class = 0; class < TLB_CLASSES; class ++)
-		for (unsigned i = 0; i < TLB_SLOTS; i++)
-			region.tables.read[class][i].page = region.tables.write[class][i].page =
-			    tlb_entry_empty(i);
+		for (unsigned i = 0; i < TLB_SLOTS; i++) {
+			tlb_empty_slot(&region.tables.read[class], i);
+			tlb_empty_slot(&region.tables.write[class], i);
+		}
 	pending_vector = -1;
 	cpu.self = &cpu;
 	cpu.region = &region;

@@ -791,7 +791,7 @@ static struct stack_window *open_window(uint64_t gla)
 
 	WRITE(gla);
 	*window = (struct stack_window){ .base = gla & PAGE_MASK,
-					 .addend = cpu->region->tables.write[TLB_SUPER][tlb_slot(gla)].addend,
+					 .addend = cpu->region->tables.write[TLB_SUPER].addend[tlb_slot(gla)],
 					 .positions = { PAGE_SIZE - STACK_REACH(0) + 1, PAGE_SIZE - STACK_REACH(1) + 1 } };
 	return window;
 }

@@ -18,12 +18,12 @@ int soft_translate(struct cpu *cpu, gla_t gla, gpa_t *gpa)
 	return paging_probe(cpu, gla, gpa) ? 0 : -EFAULT;
 }
 
-static unsigned filled(const struct tlb_entry *entries)
+static unsigned filled(const struct tlb_entries *entries)
 {
 	unsigned count = 0;
 
 	for (unsigned slot = 0; slot < TLB_SLOTS; slot++)
-		count += entries[slot].page != tlb_entry_empty(slot);
+		count += entries->page[slot] != tlb_entry_empty(slot);
 	return count;
 }
 
@@ -43,7 +43,7 @@ static void describe_context(const struct tlb_state *tlb, unsigned i, FILE *out)
 	        : context->pending == PENDING_LOCAL ? ", to be flushed but for global pages"
 	                                            : "");
 	for (unsigned class = 0; class < TLB_CLASSES; class++) {
-		unsigned reads = filled(tables->read[class]), writes = filled(tables->write[class]), fetches = 0;
+		unsigned reads = filled(&tables->read[class]), writes = filled(&tables->write[class]), fetches = 0;
 
 		for (unsigned slot = 0; slot < FETCH_SLOTS; slot++)
 			fetches += tables->fetch[class][slot].page & 1;

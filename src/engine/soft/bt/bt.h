@@ -18,16 +18,15 @@
  *
  * Worked example: `add rax, [rdi+8]; jnz …` becomes
  *
- *	lea  r11, [rdi+8]		; guest-linear address
- *	rorx r10, r11, 8		; slot * 16
- *	and  r10d, 0xfff0
- *	xor  r11, [r8+r10+read]		; offset in page, where the page matches
- *	cmp  r11, 4096-8
- *	ja   slow
- *	mov  r10, [r8+r10+read+8]	; host minus guest
- *	add  rax, [rdi+r10+8]
- *	jnz  taken			; patched once the target is translated
- *	jmp  next
+ *	lea   r11, [rdi+8]		; guest-linear address
+ *	bextr r10, r11, r8		; the slot: r8's low bits say where in an address it is
+ *	xor   r11, [r8+r10*8+pages]	; offset in page, where the page matches
+ *	cmp   r11, 4096-8
+ *	ja    slow
+ *	mov   r10, [r8+r10*8+addends]	; host minus guest
+ *	add   rax, [rdi+r10+8]
+ *	jnz   taken			; patched once the target is translated
+ *	jmp   next
  *
  * What a memory access cannot do directly is done "carefully": the instruction is translated once more, alone,
  * with its operand in a bounce buffer that C code fills before and writes back after it. All code with
@@ -55,6 +54,12 @@ static inline struct place in_cpu(int32_t offset)
 static inline struct place in_cpu_indexed(unsigned index, unsigned scale, int32_t offset)
 {
 	return at_indexed(H_CPU, index, scale, offset - CPU_CENTER);
+}
+
+/* Of the entry whose slot is in r10, the page or the addend: those of its table begin at this offset in the region. */
+static inline struct place in_tlb(int32_t offset)
+{
+	return in_cpu_indexed(H_R10, 3, offset);
 }
 
 #define HUGE_AHEAD (64 * 1024) /* code memory is made huge so far ahead of what is used; more than two blocks */
@@ -140,7 +145,7 @@ struct bt {
 		const uint8_t *bounce;
 		bool write;
 	} careful;
-	bool host_bmi2;
+	bool host_bextr;
 	struct tlb_region *entered; /* the region that translated code was last in: that of the return entries */
 	struct link_slots slots[LINK_TABLES];
 	uint32_t reclaim_next, reclaim_wait; /* the slot to look at next; how many are wanted in vain before */

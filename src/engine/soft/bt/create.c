@@ -185,7 +185,7 @@ int bt_create(struct cpu *cpu, size_t code_memory)
 	}
 	bt->arena_end = bt->arena_start + ARENA_OF(code_size);
 	cpu->code = bt->code_exec;
-	bt->host_bmi2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI2;
+	bt->host_bextr = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_BMI && !(cpu->tune_off & ENGINE_TUNE_BEXTR);
 	bt_make_code_huge(bt);
 	bt_emit_thunks(bt);
 	bt->part_count = code_size / CODE_PART_MIN < CODE_PARTS ? code_size / CODE_PART_MIN : CODE_PARTS;

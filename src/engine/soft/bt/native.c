@@ -115,21 +115,20 @@ static struct slow_stub *new_stub(struct translation *t, enum look_up kind)
 void emit_tlb_slot(struct translation *t, unsigned reg)
 {
 	t->r10_slot = NO_GROUP;
-	emit_tlb_slot_of(t->e, t->bt->host_bmi2, reg);
+	emit_tlb_slot_of(t->e, t->bt->host_bextr, reg);
 }
 
-void emit_tlb_slot_of(struct emitter *e, bool bmi2, unsigned reg)
+void emit_tlb_slot_of(struct emitter *e, bool bextr, unsigned reg)
 {
-	if (bmi2) {
-		emit_vex(e, 3, 3, true, false, 0, 0xf0, H_R10, in_reg(reg)); /* rorx r10, reg, 8 */
-		emit8(e, 8);
-	} else {
-		emit_op(e, true, 0x8b, H_R10, in_reg(reg));
-		emit_op(e, true, 0xc1, 5, in_reg(H_R10)); /* shr r10, 8 */
-		emit8(e, 8);
+	if (bextr) {
+		emit_vex(e, 2, 0, true, false, H_CPU, 0xf7, H_R10, in_reg(reg)); /* bextr r10, reg, cpu: see CPU_CENTER */
+		return;
 	}
-	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots * 16 */
-	emit32(e, (TLB_SLOTS - 1) * sizeof(struct tlb_entry));
+	emit_op(e, true, 0x8b, H_R10, in_reg(reg));
+	emit_op(e, true, 0xc1, 5, in_reg(H_R10)); /* shr r10, 12 */
+	emit8(e, PAGE_SHIFT);
+	emit_op(e, false, 0x81, 4, in_reg(H_R10)); /* and r10d, slots - 1 */
+	emit32(e, TLB_SLOTS - 1);
 }
 
 /*
@@ -144,17 +143,17 @@ static void emit_lookup(struct translation *t, unsigned size, unsigned use, unsi
 	struct slow_stub *stub = new_stub(t, address_form ? LOOK_UP_ADDRESS : LOOK_UP_ADDEND);
 
 	emit_tlb_slot(t, H_R11);
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, table)); /* xor r11, page */
+	emit_op(e, true, 0x33, H_R11, in_tlb(table)); /* xor r11, page */
 	emit_op(e, true, 0x81, 7, in_reg(H_R11));
 	emit32(e, PAGE_SIZE - size);
 	stub->from = emit_branch_later(e, CC_A);
 	stub->access = describe_access(t, size, use, segment);
 	stub->tlb_offset = table;
 	if (address_form) {
-		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, table));
-		emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, 0, table + 8));
+		emit_op(e, true, 0x33, H_R11, in_tlb(table));
+		emit_op(e, true, 0x03, H_R11, in_tlb(table + TLB_ADDEND));
 	} else {
-		emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, table + 8));
+		emit_load(e, H_R10, in_tlb(table + TLB_ADDEND));
 	}
 	stub->resume = e->p;
 }
@@ -206,7 +205,7 @@ static struct place emit_constant_lookup(struct translation *t, uint64_t address
 	struct emitter *e = t->e;
 	enum tlb_class class = MODE_CLASS(t->key);
 	int32_t table = (use & USE_WRITE ? TLB_WRITE(class) : TLB_READ(class)) +
-			(int32_t)(tlb_slot(address) * sizeof(struct tlb_entry));
+			(int32_t)(tlb_slot(address) * sizeof(uint64_t));
 	struct slow_stub *stub = new_stub(t, LOOK_UP_CONSTANT);
 
 	t->r10_slot = NO_GROUP;
@@ -215,7 +214,7 @@ static struct place emit_constant_lookup(struct translation *t, uint64_t address
 	stub->from = emit_branch_later(e, CC_NE);
 	stub->access = describe_access(t, size, use, SEG_DS);
 	stub->address = address;
-	emit_load(e, H_R10, in_cpu(table + 8));
+	emit_load(e, H_R10, in_cpu(table + TLB_ADDEND));
 	stub->resume = e->p;
 	return at(H_R10, (int32_t)address);
 }
@@ -242,11 +241,11 @@ static struct place emit_page_lookup(struct translation *t, const struct insn *i
 	if (offset != in_page)
 		emit_lea(e, H_R11, at(H_R11, offset - in_page));
 	emit_tlb_slot(t, H_R11);
-	emit_op(e, true, 0x3b, H_R11, in_cpu_indexed(H_R10, 0, table)); /* cmp */
+	emit_op(e, true, 0x3b, H_R11, in_tlb(table)); /* cmp */
 	stub->from = emit_branch_later(e, CC_NE);
 	stub->access = describe_access(t, size, use, insn->segment);
 	stub->offset = in_page;
-	emit_op(e, true, 0x03, H_R11, in_cpu_indexed(H_R10, 0, table + 8)); /* add */
+	emit_op(e, true, 0x03, H_R11, in_tlb(table + TLB_ADDEND)); /* add */
 	stub->resume = e->p;
 	return at(H_R11, in_page);
 }

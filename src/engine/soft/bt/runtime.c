@@ -181,11 +181,12 @@ static bool group_page(struct cpu *cpu, uint64_t gla, const struct group_access 
 	enum mem_access access = group->use & USE_WRITE ? ACCESS_WRITE : ACCESS_READ;
 	enum tlb_class class = mem_class(cpu);
 	const struct tlb_tables *tables = &cpu->region->tables;
-	const struct tlb_entry *entry = &(access == ACCESS_WRITE ? tables->write : tables->read)[class][tlb_slot(gla)];
+	const struct tlb_entries *entries = &(access == ACCESS_WRITE ? tables->write : tables->read)[class];
+	unsigned slot = tlb_slot(gla);
 
-	if (entry->page != (gla & PAGE_MASK) && !tlb_peek(cpu, GLA(gla), access, class))
+	if (entries->page[slot] != (gla & PAGE_MASK) && !tlb_peek(cpu, GLA(gla), access, class))
 		return false;
-	*addend = entry->addend;
+	*addend = entries->addend[slot];
 	return true;
 }
 

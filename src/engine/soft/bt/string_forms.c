@@ -4,23 +4,22 @@
  * the host addresses; a single one is a load, a store, or both. Everything else is string.c's, called from
  * code that stands apart.
  *
- *	cmp  rcx, 4096 / size		; so that the sum below cannot wrap
- *	ja   slow
- *	test dword [r8+rflags], DF
- *	jne  slow
- *	mov  r11, rdi
- *	rorx r10, rdi, 8		; the TLB's entry for a write, as for any access
- *	and  r10d, 0xfff0
- *	xor  r11, [r8+r10+write]
- *	cmp  r11, 4095			; the page matches: r11 is the offset in it
- *	ja   slow
- *	lea  r11, [r11+rcx*size]
- *	cmp  r11, 4096
- *	ja   slow
- *	mov  r10, [r8+r10+write+8]
- *	add  rdi, r10
+ *	cmp   rcx, 4096 / size		; so that the sum below cannot wrap
+ *	ja    slow
+ *	test  dword [r8+rflags], DF
+ *	jne   slow
+ *	mov   r11, rdi
+ *	bextr r10, rdi, r8		; the TLB's entry for a write, as for any access
+ *	xor   r11, [r8+r10*8+pages]
+ *	cmp   r11, 4095			; the page matches: r11 is the offset in it
+ *	ja    slow
+ *	lea   r11, [r11+rcx*size]
+ *	cmp   r11, 4096
+ *	ja    slow
+ *	mov   r10, [r8+r10*8+addends]
+ *	add   rdi, r10
  *	rep stos
- *	sub  rdi, r10
+ *	sub   rdi, r10
  *
  * With addresses of 32 bits (32-bit code with flat segments, or 67H in 64-bit code) the registers' upper
  * halves must be zero, else C takes over; the subtraction at the end is one of 32 bits, so that a pointer
@@ -52,7 +51,7 @@ static void emit_range_lookup(struct translation *t, struct string_form *form, u
 		emit_slow_if(t, &form->slow, CC_NE);
 	}
 	emit_tlb_slot(t, reg);
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, table)); /* xor r11, page */
+	emit_op(e, true, 0x33, H_R11, in_tlb(table)); /* xor r11, page */
 	if (form->repeat) {
 		emit_cmp_imm(t, H_R11, PAGE_SIZE - 1);
 		emit_slow_if(t, &form->slow, CC_A);
@@ -62,7 +61,7 @@ static void emit_range_lookup(struct translation *t, struct string_form *form, u
 		emit_cmp_imm(t, H_R11, PAGE_SIZE - (1u << form->shift));
 	}
 	emit_slow_if(t, &form->slow, CC_A);
-	emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, table + 8));
+	emit_load(e, H_R10, in_tlb(table + TLB_ADDEND));
 }
 
 /* ---- repeated ---- */

@@ -201,8 +201,8 @@ static uint8_t *emit_look_up(struct bt *bt, int32_t table)
 {
 	struct emitter *e = &bt->e;
 
-	emit_tlb_slot_of(e, bt->host_bmi2, H_R11);
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, table)); /* xor */
+	emit_tlb_slot_of(e, bt->host_bextr, H_R11);
+	emit_op(e, true, 0x33, H_R11, in_tlb(table)); /* xor */
 	emit_op(e, true, 0x3b, H_R11, in_cpu(CPU_SCRATCH(2)));
 	return emit_branch_later(e, CC_A);
 }
@@ -229,24 +229,24 @@ static uint8_t *emit_window_thunk(struct bt *bt, enum tlb_class class, bool writ
 	emit_store(e, in_cpu(CPU_SCRATCH(2)), H_R10);
 	emit_op(e, true, 0x03, H_R11, in_cpu(WINDOW(class, base))); /* add */
 	missed = emit_look_up(bt, TLB_WRITE(class));
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, TLB_WRITE(class)));
+	emit_op(e, true, 0x33, H_R11, in_tlb(TLB_WRITE(class)));
 	emit_op(e, true, 0x81, 4, in_reg(H_R11)); /* and */
 	emit32(e, (uint32_t)PAGE_MASK);
 	emit_store(e, in_cpu(WINDOW(class, base)), H_R11);
-	emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, TLB_WRITE(class) + 8));
+	emit_load(e, H_R10, in_tlb(TLB_WRITE(class) + TLB_ADDEND));
 	emit_store(e, in_cpu(WINDOW(class, addend)), H_R10);
 	emit_positions(e, class, true);
 	emit8(e, 0xc3);
 	emit_patch_here(e, missed);
-	emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, TLB_WRITE(class)));
+	emit_op(e, true, 0x33, H_R11, in_tlb(TLB_WRITE(class)));
 	if (!write) {
 		missed = emit_look_up(bt, TLB_READ(class));
-		emit_load(e, H_R10, in_cpu_indexed(H_R10, 0, TLB_READ(class) + 8));
+		emit_load(e, H_R10, in_tlb(TLB_READ(class) + TLB_ADDEND));
 		emit_store(e, in_cpu(WINDOW(class, addend)), H_R10);
 		emit_positions(e, class, false);
 		emit8(e, 0xc3);
 		emit_patch_here(e, missed);
-		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, TLB_READ(class)));
+		emit_op(e, true, 0x33, H_R11, in_tlb(TLB_READ(class)));
 	}
 	if (described) {
 		emit_jmp(e, described);

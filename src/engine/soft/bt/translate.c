@@ -413,7 +413,7 @@ static void emit_stub_address(struct translation *t, const struct slow_stub *stu
 	switch (stub->kind) {
 	case LOOK_UP_ADDEND:
 	case LOOK_UP_ADDRESS:
-		emit_op(e, true, 0x33, H_R11, in_cpu_indexed(H_R10, 0, stub->tlb_offset)); /* xor */
+		emit_op(e, true, 0x33, H_R11, in_tlb(stub->tlb_offset)); /* xor */
 		break;
 	case LOOK_UP_CONSTANT:
 		emit_mov_imm(e, H_R11, (int64_t)stub->address);

@@ -147,8 +147,8 @@ static inline struct emitter *emit_main_line(struct translation *t)
 #define CPU_SCRATCH(n)	   ((int32_t)(offsetof(struct cpu, scratch) + 8 * (n)))
 #define CPU_GROUP(slot)	   ((int32_t)(offsetof(struct cpu, group_addend) + 8 * (slot)))
 #define CPU_SEG_BASE(s)	   ((int32_t)(offsetof(struct cpu, seg) + (s) * sizeof(struct segment) + offsetof(struct segment, base)))
-#define TLB_READ(class)	   ((int32_t)(offsetof(struct tlb_region, tables.read) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
-#define TLB_WRITE(class)   ((int32_t)(offsetof(struct tlb_region, tables.write) + (class) * sizeof(struct tlb_entry) * TLB_SLOTS))
+#define TLB_READ(class)	   ((int32_t)(offsetof(struct tlb_region, tables.read) + (class) * sizeof(struct tlb_entries)))
+#define TLB_WRITE(class)   ((int32_t)(offsetof(struct tlb_region, tables.write) + (class) * sizeof(struct tlb_entries)))
 /* The guest addresses of the topmost return entry and of the one below, from the stack pointer. */
 #define RETURN_TOP	   ((int32_t)offsetof(struct return_entry, guest))
 #define RETURN_BELOW	   (RETURN_TOP + (int32_t)sizeof(struct return_entry))
@@ -159,6 +159,8 @@ static inline struct emitter *emit_main_line(struct translation *t)
 /* A field of the class's stack window. */
 #define WINDOW(class, field) ((int32_t)(offsetof(struct cpu, stack) + (class) * sizeof(struct stack_window) + \
 					offsetof(struct stack_window, field)))
+/* From the pages of TLB entries to their addends. */
+#define TLB_ADDEND	   ((int32_t)offsetof(struct tlb_entries, addend))
 #define JUMP_MODE(class)   ((int32_t)(offsetof(struct tlb_region, tables.jump_mode) + (class) * sizeof(uint32_t)))
 #define JUMP_LOG(class)	   ((int32_t)(offsetof(struct tlb_region, tables.jump_log) + (class) * sizeof(struct tlb_log)))
 #define LINK_LOG	   ((int32_t)offsetof(struct tlb_region, tables.link_log))
@@ -221,10 +223,10 @@ struct place emit_access(struct translation *t, const struct insn *insn, unsigne
 /* The same for the address already in r11 (a whole guest-linear address); result is [r11], r10 free. The host's
  * flags are clobbered: call flags_before_clobber first. */
 struct place emit_access_r11(struct translation *t, unsigned size, unsigned use, unsigned segment);
-/* Emits the offset of the TLB entry, in its array, of the address in reg into r10. Clobbers the host's flags. */
+/* Emits the TLB slot of the address in reg into r10 (bt.h: in_tlb). Clobbers the host's flags. */
 void emit_tlb_slot(struct translation *t, unsigned reg);
-/* The same outside of a block. bmi2: the host has it. */
-void emit_tlb_slot_of(struct emitter *e, bool bmi2, unsigned reg);
+/* The same outside of a block. bextr: the host has it. */
+void emit_tlb_slot_of(struct emitter *e, bool bextr, unsigned reg);
 /* After the operation of a careful write: writes the bounce buffer back. */
 void emit_commit(struct translation *t, unsigned use);
 void emit_native(struct translation *t, const struct insn *insn, const struct shape *shape);

@@ -178,6 +178,7 @@ struct cpu_msrs {
 #define FPU_AREA_SIZE 832
 
 struct cpu {
+	uint8_t unused[2896]; /* so that CPU_CENTER can be what it is */
 	/* ---- reached by translated code all the time ---- */
 	uint64_t gpr[16]; /* those in the middle from translated code's short displacements on (CPU_CENTER) */
 	struct stack_window stack[TLB_CLASSES]; /* of the current context */
@@ -309,9 +310,13 @@ struct cpu {
 
 _Static_assert(sizeof(struct cpu) <= CPU_AREA_SIZE, "struct cpu must fit its alias");
 
-/* Where translated code's register points to: what it uses most lies up to 128 bytes before and behind. */
-#define CPU_CENTER 192
-_Static_assert(offsetof(struct cpu, gpr[8]) == CPU_CENTER - 128 && offsetof(struct cpu, scratch[1]) < CPU_CENTER + 128,
+/*
+ * Where translated code's register points to. What it uses most lies up to 128 bytes before and behind; and as its low 16
+ * bits the register names the bits of an address that are the TLB slot, as BEXTR wants them named: the first one, and how many
+ * (SDM, BEXTR). Regions begin at multiples of 64 KiB.
+ */
+#define CPU_CENTER (TLB_SLOT_BITS << 8 | PAGE_SHIFT)
+_Static_assert(offsetof(struct cpu, gpr[8]) >= CPU_CENTER - 128 && offsetof(struct cpu, scratch[1]) < CPU_CENTER + 128,
 	       "one byte of displacement for what translated code uses most");
 
 /* cpu->pending_async */

@@ -84,32 +84,24 @@ static inline uint32_t selector_error(uint16_t selector)
  */
 static inline uint64_t quick_read64(struct cpu *cpu, gla_t gla, enum tlb_class class)
 {
-	const struct tlb_entry *entry = &cpu->region->tables.read[class][tlb_slot(gla.v)];
+	const void *host = tlb_look_up(&cpu->region->tables.read[class], gla.v, 8);
 	uint64_t value;
 
-	if (__builtin_expect((gla.v ^ entry->page) > PAGE_SIZE - 8, 0))
+	if (!host)
 		return mem_read_linear(cpu, gla, 8, class);
-	__builtin_memcpy(&value, (const void *)(uintptr_t)(gla.v + entry->addend), 8);
+	__builtin_memcpy(&value, host, 8);
 	return value;
 }
 
 /* Host address of [gla, gla + size), or NULL where the write has to take the long way. */
 static inline void *quick_write(struct cpu *cpu, gla_t gla, unsigned size, enum tlb_class class)
 {
-	const struct tlb_entry *entry = &cpu->region->tables.write[class][tlb_slot(gla.v)];
-
-	if (__builtin_expect((gla.v ^ entry->page) > PAGE_SIZE - size, 0))
-		return NULL;
-	return (void *)(uintptr_t)(gla.v + entry->addend);
+	return tlb_look_up(&cpu->region->tables.write[class], gla.v, size);
 }
 
 static inline const void *quick_read(struct cpu *cpu, gla_t gla, unsigned size, enum tlb_class class)
 {
-	const struct tlb_entry *entry = &cpu->region->tables.read[class][tlb_slot(gla.v)];
-
-	if (__builtin_expect((gla.v ^ entry->page) > PAGE_SIZE - size, 0))
-		return NULL;
-	return (const void *)(uintptr_t)(gla.v + entry->addend);
+	return tlb_look_up(&cpu->region->tables.read[class], gla.v, size);
 }
 
 /*

@@ -25,9 +25,9 @@ _Static_assert(offsetof(struct tlb_tables, write) == sizeof(((struct tlb_tables 
                "the arrays are numbered through");
 
 /* Array number `array` of a context: read[class], then write[class]. */
-static inline struct tlb_entry *entries_of(struct tlb_context *context, unsigned array)
+static inline struct tlb_entries *entries_of(struct tlb_context *context, unsigned array)
 {
-	return (struct tlb_entry *)&context->region->tables + (size_t)array * TLB_SLOTS;
+	return (struct tlb_entries *)&context->region->tables + array;
 }
 
 static inline unsigned array_of(enum mem_access access, enum tlb_class class)
@@ -109,10 +109,10 @@ static void empty_jumps_of_fetch(struct tlb_context *context, unsigned fetch_cla
 	}
 }
 
-static void empty_journal(struct tlb_entry *entries, const uint16_t *journal, unsigned count)
+static void empty_journal(struct tlb_entries *entries, const uint16_t *journal, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++)
-		entries[journal[i]].page = tlb_entry_empty(journal[i]);
+		tlb_empty_slot(entries, journal[i]);
 }
 
 static inline void close_window(struct stack_window *window)
@@ -199,7 +199,7 @@ static void empty_fetch(struct tlb_context *context, unsigned class, bool keep_g
 static void flush_all_of(struct tlb_context *context)
 {
 	for (unsigned array = 0; array < TLB_ARRAYS; array++) {
-		struct tlb_entry *entries = entries_of(context, array);
+		struct tlb_entries *entries = entries_of(context, array);
 		unsigned local = context->local_count[array], global = context->global_count[array];
 
 		empty_journal(entries, context->local[array], local);
@@ -250,14 +250,14 @@ static bool code_stays(struct cpu *cpu, const struct tlb_context *context, unsig
 static void flush_local_of(struct tlb_context *context, struct cpu *cpu)
 {
 	for (unsigned array = 0; array < TLB_ARRAYS; array++) {
-		struct tlb_entry *entries = entries_of(context, array);
+		struct tlb_entries *entries = entries_of(context, array);
 
 		for (unsigned i = 0; i < context->local_count[array]; i++) {
 			unsigned slot = context->local[array][i];
 
 			context->slot[array][slot] &= ~SLOT_IN_LOCAL;
 			if (!(context->slot[array][slot] & SLOT_IS_GLOBAL))
-				entries[slot].page = tlb_entry_empty(slot);
+				tlb_empty_slot(entries, slot);
 		}
 		context->local_count[array] = 0;
 	}
@@ -303,10 +303,10 @@ static void drop_page(struct tlb_state *state, struct tlb_context *context, uint
 	unsigned slot = tlb_slot(page);
 
 	for (unsigned array = 0; array < TLB_ARRAYS; array++) {
-		struct tlb_entry *entry = &entries_of(context, array)[slot];
+		struct tlb_entries *entries = entries_of(context, array);
 
-		if (entry->page == page && (!only_global || (context->slot[array][slot] & SLOT_IS_GLOBAL)))
-			entry->page = tlb_entry_empty(slot);
+		if (entries->page[slot] == page && (!only_global || (context->slot[array][slot] & SLOT_IS_GLOBAL)))
+			tlb_empty_slot(entries, slot);
 	}
 	close_windows(windows_of(context));
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++) {
@@ -331,13 +331,13 @@ static void drop_large(struct tlb_state *state, struct tlb_context *context, uin
 	const unsigned first = tlb_slot(base);
 
 	for (unsigned array = 0; array < TLB_ARRAYS; array++) {
-		struct tlb_entry *entries = entries_of(context, array);
+		struct tlb_entries *entries = entries_of(context, array);
 
 		if (!context->local_count[array] && !context->global_count[array])
 			continue;
 		for (unsigned slot = first; slot < first + size / PAGE_SIZE; slot++)
-			if (entries[slot].page - base < size)
-				entries[slot].page = tlb_entry_empty(slot);
+			if (entries->page[slot] - base < size)
+				tlb_empty_slot(entries, slot);
 	}
 	close_windows(windows_of(context));
 	for (unsigned class = 0; class < FETCH_CLASSES; class ++) {
@@ -420,7 +420,7 @@ void tlb_context_begin(struct tlb_context *context)
 	struct tlb_tables *tables = &context->region->tables;
 
 	for (unsigned array = 0; array < TLB_ARRAYS; array++)
-		entries_of(context, array)[0].page = tlb_entry_empty(0);
+		tlb_empty_slot(entries_of(context, array), 0);
 	/* What is pending empties the jump caches (sets them to all ones). */
 	for (unsigned class = 0; class < TLB_CLASSES; class ++) {
 		tables->jump_used[class] = true;
@@ -725,14 +725,14 @@ static inline bool note_write(struct tlb_state *state, uint64_t index, unsigned 
 	return true;
 }
 
-static inline void revoke_slot(struct tlb_entry *entries, unsigned slot, uint64_t host)
+static inline void revoke_slot(struct tlb_entries *entries, unsigned slot, uint64_t host)
 {
 	/* An entry belongs to the page where it leads to its host address; an empty one does not care. */
-	if (entries[slot].page + entries[slot].addend == host)
-		entries[slot].page = tlb_entry_empty(slot);
+	if (entries->page[slot] + entries->addend[slot] == host)
+		tlb_empty_slot(entries, slot);
 }
 
-static void revoke_journal(struct tlb_entry *entries, const uint16_t *journal, unsigned count, uint64_t host)
+static void revoke_journal(struct tlb_entries *entries, const uint16_t *journal, unsigned count, uint64_t host)
 {
 	for (unsigned i = 0; i < count; i++)
 		revoke_slot(entries, journal[i], host);
@@ -763,7 +763,7 @@ void tlb_revoke_write(struct cpu *cpu, gpa_t page)
 		if (context->pending == PENDING_ALL)
 			continue;
 		for (unsigned array = TLB_CLASSES; array < TLB_ARRAYS; array++) {
-			struct tlb_entry *entries = entries_of(context, array);
+			struct tlb_entries *entries = entries_of(context, array);
 
 			if (hint >> 16 == HINT_MANY) {
 				revoke_journal(entries, context->local[array], context->local_count[array],
@@ -851,13 +851,13 @@ void tlb_watch_changed(struct cpu *cpu)
 static inline void fill(struct tlb_context *context, unsigned array, unsigned slot, uint64_t page,
                         uint64_t addend, bool global)
 {
-	struct tlb_entry *entry = &entries_of(context, array)[slot];
+	struct tlb_entries *entries = entries_of(context, array);
 	uint8_t *flags = &context->slot[array][slot];
 
 	if (array >= TLB_CLASSES && tlb_slot(windows_of(context)[array - TLB_CLASSES].base) == slot)
 		close_window(&windows_of(context)[array - TLB_CLASSES]);
-	entry->page = page;
-	entry->addend = addend;
+	entries->page[slot] = page;
+	entries->addend[slot] = addend;
 	if (global) {
 		if (!(*flags & SLOT_IN_GLOBAL))
 			context->global[array][context->global_count[array]++] = slot;
@@ -897,6 +897,7 @@ static void *tlb_miss(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access
 	const uint64_t page = gla.v & PAGE_MASK;
 	const unsigned offset = gla.v & ~PAGE_MASK, slot = tlb_slot(gla.v);
 	struct page_walk walk;
+	const struct tlb_entries *reads;
 	struct ram_window *ram;
 	uint64_t addend, code = 0;
 	bool global;
@@ -942,8 +943,8 @@ static void *tlb_miss(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access
 		return host + offset;
 	}
 	/* Whoever may write may read; the read entry can also be stale where the guest remapped the page. */
-	if (entries_of(context, array_of(ACCESS_READ, class))[slot].page != page ||
-	    entries_of(context, array_of(ACCESS_READ, class))[slot].addend != addend)
+	reads = entries_of(context, array_of(ACCESS_READ, class));
+	if (reads->page[slot] != page || reads->addend[slot] != addend)
 		fill(context, array_of(ACCESS_READ, class), slot, page, addend, global);
 	if (code) {
 		state->slow = SLOW_CODE;
@@ -959,11 +960,9 @@ void *tlb_access(struct cpu *cpu, gla_t gla, unsigned size, enum mem_access acce
                  gpa_t *gpa)
 {
 	struct tlb_context *context = tlb_state_of(cpu)->current;
-	const struct tlb_entry *entry = &entries_of(context, array_of(access, class))[tlb_slot(gla.v)];
+	void *host = tlb_look_up(entries_of(context, array_of(access, class)), gla.v, size);
 
-	if ((gla.v ^ entry->page) <= PAGE_SIZE - size)
-		return (void *)(uintptr_t)(gla.v + entry->addend);
-	return tlb_miss(cpu, gla, size, access, class, gpa);
+	return host ? host : tlb_miss(cpu, gla, size, access, class, gpa);
 }
 
 bool tlb_peek(struct cpu *cpu, gla_t gla, enum mem_access access, enum tlb_class class)
@@ -975,7 +974,7 @@ bool tlb_peek(struct cpu *cpu, gla_t gla, enum mem_access access, enum tlb_class
 	struct page_walk walk;
 	const struct ram_window *ram;
 
-	if (entries_of(context, array_of(access, class))[slot].page == page)
+	if (entries_of(context, array_of(access, class))->page[slot] == page)
 		return true;
 	if (!is_canonical(gla.v) || cpu->dr7 & 0xff || debugger_watches(cpu) || !paging_peek(cpu, &context->walk, gla, access, class, &walk))
 		return false;

@@ -27,7 +27,8 @@
 struct cpu;
 
 #define HUGE_PAGE	 ((size_t)2 << 20) /* of the host */
-#define TLB_SLOTS        4096
+#define TLB_SLOT_BITS    12
+#define TLB_SLOTS        (1u << TLB_SLOT_BITS)
 #define JUMP_CACHE_SLOTS 16384
 #define JUMP_HASH_SHIFT  4
 #define FETCH_SLOTS      1024
@@ -45,9 +46,10 @@ enum tlb_class {
 	TLB_CLASSES
 };
 
-struct tlb_entry {
-	uint64_t page;   /* guest-linear address of the page */
-	uint64_t addend; /* host address minus guest-linear address */
+/* By slot (tlb_slot). Apart, so that translated code reaches either by a scaled index. */
+struct tlb_entries {
+	uint64_t page[TLB_SLOTS];   /* guest-linear address of the page */
+	uint64_t addend[TLB_SLOTS]; /* host address minus guest-linear address */
 };
 
 /* Guest-linear -> guest-physical (L1's) for instruction fetch. Used from C only. */
@@ -102,8 +104,8 @@ struct stack_window {
 };
 
 struct tlb_tables {
-	struct tlb_entry read[TLB_CLASSES][TLB_SLOTS];
-	struct tlb_entry write[TLB_CLASSES][TLB_SLOTS];
+	struct tlb_entries read[TLB_CLASSES];
+	struct tlb_entries write[TLB_CLASSES];
 	struct jump_entry jump[TLB_CLASSES][JUMP_CACHE_SLOTS];
 	struct fetch_entry fetch[TLB_CLASSES][FETCH_SLOTS];
 	/* bt/: where a direct branch to another page leads in this context. Reset with the jump caches. */
@@ -153,6 +155,21 @@ static inline unsigned tlb_slot(uint64_t gla)
 static inline uint64_t tlb_entry_empty(unsigned slot)
 {
 	return slot == 0 ? PAGE_SIZE : 0;
+}
+
+static inline void tlb_empty_slot(struct tlb_entries *entries, unsigned slot)
+{
+	entries->page[slot] = tlb_entry_empty(slot);
+}
+
+/* The host address of [gla, gla + size), or NULL where the entry is another one or the page ends before. */
+static inline void *tlb_look_up(const struct tlb_entries *entries, uint64_t gla, unsigned size)
+{
+	unsigned slot = tlb_slot(gla);
+
+	if (__builtin_expect((gla ^ entries->page[slot]) > PAGE_SIZE - size, 0))
+		return 0;
+	return (void *)(uintptr_t)(gla + entries->addend[slot]);
 }
 
 enum mem_access {

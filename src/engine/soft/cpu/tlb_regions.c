@@ -25,6 +25,7 @@
 _Static_assert(sizeof(struct tlb_tables) <= HUGE_PAGE, "one huge page for each context");
 _Static_assert(offsetof(struct tlb_region, tables) == CPU_AREA_SIZE && CPU_AREA_SIZE <= HUGE_PAGE,
                "the tables follow struct cpu's alias");
+_Static_assert(CPU_AREA_SIZE % (64 << 10) == 0, "regions begin at multiples of that (cpu.h: CPU_CENTER)");
 
 /* In the reserved range. */
 static struct tlb_region *region_at(uint8_t *range, unsigned context)
