@@ -30,47 +30,36 @@ static int set_up(void **state)
 	return 0;
 }
 
-/* Main lines are written up to `used`, and huge pages are there up to `huge`, in bytes from the start. */
-static void write_up_to(size_t used, size_t huge)
+/* Main lines are written up to `used` bytes from the start, the first huge page is there, and afterwards `pages` are. */
+static void check(size_t used, size_t pages)
 {
-	bt = (struct bt){ .code_rw = start, .code_size = 2 * KIND, .cold_start = start + KIND, .huge_end = start + huge,
+	bt = (struct bt){ .code_rw = start, .code_size = 2 * KIND, .cold_start = start + KIND, .huge_end = start + HUGE_PAGE,
 			  .cold_huge_end = start + 2 * KIND };
 	bt.e.p = start + used;
 	bt.cold.p = start + KIND;
 	memset(start, WRITTEN, used);
 	memset(start + used, 0, KIND - used);
-}
-
-static void assert_kept(size_t used)
-{
+	bt_make_code_huge(&bt);
 	for (size_t i = 0; i < used; i++)
 		if (start[i] != WRITTEN)
 			fail_msg("byte %zu of %zu was overwritten", i, used);
+	assert_ptr_equal(bt.huge_end, start + pages * HUGE_PAGE);
 }
 
 static void test_block_before_the_next_page(void **state)
 {
-	write_up_to(HUGE_PAGE - 100, HUGE_PAGE);
-	bt_make_code_huge(&bt);
-	assert_kept(HUGE_PAGE - 100);
-	assert_ptr_equal(bt.huge_end, start + 2 * HUGE_PAGE);
+	check(HUGE_PAGE - 100, 2);
 }
 
 /* The first block behind a change of parts is there before the pages under it are made huge. */
 static void test_block_over_the_start_of_a_page(void **state)
 {
-	write_up_to(HUGE_PAGE + 300, HUGE_PAGE);
-	bt_make_code_huge(&bt);
-	assert_kept(HUGE_PAGE + 300);
-	assert_ptr_equal(bt.huge_end, start + 2 * HUGE_PAGE);
+	check(HUGE_PAGE + 300, 2);
 }
 
 static void test_part_begins_where_a_page_does(void **state)
 {
-	write_up_to(2 * HUGE_PAGE + 1, HUGE_PAGE);
-	bt_make_code_huge(&bt);
-	assert_kept(2 * HUGE_PAGE + 1);
-	assert_ptr_equal(bt.huge_end, start + 3 * HUGE_PAGE);
+	check(2 * HUGE_PAGE + 1, 3);
 }
 
 int main(void)

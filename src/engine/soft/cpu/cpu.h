@@ -177,8 +177,15 @@ struct cpu_msrs {
 /* The standard-format XSAVE area for x87, SSE and AVX: 512 + 64 + 256 bytes. */
 #define FPU_AREA_SIZE 832
 
+/*
+ * Where translated code's register points to. What it uses most lies up to 128 bytes before and behind; and as its low 16
+ * bits the register names the bits of an address that are the TLB slot, as BEXTR wants them named: the first one, and how many
+ * (SDM, BEXTR). Regions begin at multiples of 64 KiB.
+ */
+#define CPU_CENTER (TLB_SLOT_BITS << 8 | PAGE_SHIFT)
+
 struct cpu {
-	uint8_t unused[2896]; /* so that CPU_CENTER can be what it is */
+	uint8_t unused[(CPU_CENTER - 128 + 7) / 8 * 8 - 8 * sizeof(uint64_t)]; /* gpr[8] is within reach of CPU_CENTER */
 	/* ---- reached by translated code all the time ---- */
 	uint64_t gpr[16]; /* those in the middle from translated code's short displacements on (CPU_CENTER) */
 	struct stack_window stack[TLB_CLASSES]; /* of the current context */
@@ -310,12 +317,6 @@ struct cpu {
 
 _Static_assert(sizeof(struct cpu) <= CPU_AREA_SIZE, "struct cpu must fit its alias");
 
-/*
- * Where translated code's register points to. What it uses most lies up to 128 bytes before and behind; and as its low 16
- * bits the register names the bits of an address that are the TLB slot, as BEXTR wants them named: the first one, and how many
- * (SDM, BEXTR). Regions begin at multiples of 64 KiB.
- */
-#define CPU_CENTER (TLB_SLOT_BITS << 8 | PAGE_SHIFT)
 _Static_assert(offsetof(struct cpu, gpr[8]) >= CPU_CENTER - 128 && offsetof(struct cpu, scratch[1]) < CPU_CENTER + 128,
 	       "one byte of displacement for what translated code uses most");
 

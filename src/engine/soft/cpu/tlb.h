@@ -168,7 +168,7 @@ static inline void *tlb_look_up(const struct tlb_entries *entries, uint64_t gla,
 	unsigned slot = tlb_slot(gla);
 
 	if (__builtin_expect((gla ^ entries->page[slot]) > PAGE_SIZE - size, 0))
-		return 0;
+		return NULL;
 	return (void *)(uintptr_t)(gla + entries->addend[slot]);
 }
 
